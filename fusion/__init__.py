@@ -1,0 +1,1 @@
+"""FUSION vision-language models: data, training, evaluation, lineage and publishing."""

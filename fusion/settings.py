@@ -1,0 +1,291 @@
+"""params.yaml, read once, typed and checked.
+
+Every command receives a `Settings`; nothing else in the package reads the file. A wrong key, type or range raises
+`SettingsError`, whose message names each key by its dotted path, before any work starts.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fusion.errors import FusionError
+
+STAGES: tuple[str, ...] = ("stage1", "stage1_5", "stage2")
+"""The training stages in their order; each continues the checkpoint of the one before, stage 1 the base models."""
+
+Stage = Literal["stage1", "stage1_5", "stage2"]
+TrainedPart = Literal["language", "projectors", "interaction", "vision"]
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class SettingsError(FusionError):
+    """params.yaml is missing, is not YAML, or has a key that is unknown, missing, of the wrong type or out of range."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change after reading, no silent type conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Run(Section):
+    """What to build."""
+
+    variants: list[Name] = Field(min_length=1)
+    seed: int = Field(ge=0, lt=2**32)
+
+
+class Data(Section):
+    """Ingest and sharding. `roots` maps a data set to the folder that holds it in the published layout."""
+
+    roots: dict[str, str] = {}
+    shard_size_mb: float = Field(gt=0)
+    workers: PositiveInt
+    max_image_pixels: PositiveInt
+
+
+class CurationProfile(Section):
+    """Thresholds of the curation blocks for one kind of source; null switches a rule off."""
+
+    min_side: PositiveInt | None
+    max_aspect: float | None = Field(ge=1.0)
+    min_contrast: float | None = Field(ge=0.0, le=127.5)
+    min_answer_chars: PositiveInt
+    max_answer_chars: PositiveInt
+    max_repetition: Share | None
+    languages: list[str] | None
+    pii: bool
+    image_distance: int | None = Field(ge=0, le=15)
+    text_similarity: float | None = Field(gt=0.0, le=1.0)
+    contamination_words: int | None = Field(ge=5)
+    useless_texts: bool
+
+
+class Curation(Section):
+    """The curation blocks in their order and the thresholds by profile."""
+
+    blocks: list[str] = Field(min_length=1)
+    profiles: dict[str, CurationProfile]
+
+
+class Optimizer(Section):
+    """AdamW. `betas` is a pair, `weight_decay` is decoupled."""
+
+    betas: list[Share] = Field(min_length=2, max_length=2)
+    eps: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+
+
+class Training(Section):
+    """Hyperparameters that all stages share unless a stage overrides them."""
+
+    optimizer: Optimizer
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_ratio: Share
+    max_grad_norm: float | None = Field(gt=0)
+    epochs: PositiveInt
+    precision: Literal["bf16", "fp32"]
+    zero_stage: Literal[0, 1, 2, 3]
+    activation_checkpointing: bool
+    trained_parts: list[TrainedPart] = Field(min_length=1)
+    save_every_steps: PositiveInt
+    keep_checkpoints: PositiveInt
+
+
+class StageSettings(Section):
+    """One training stage of one variant: its own values, and overrides of `training` (None = as there)."""
+
+    global_batch: PositiveInt
+    learning_rate: float = Field(gt=0, lt=1)
+    vision_learning_rate: float = Field(ge=0, lt=1)
+    max_length: PositiveInt
+    optimizer: Optimizer | None = None
+    schedule: Literal["cosine", "linear", "constant"] | None = None
+    warmup_ratio: Share | None = None
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    epochs: PositiveInt | None = None
+    precision: Literal["bf16", "fp32"] | None = None
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    activation_checkpointing: bool | None = None
+    trained_parts: list[TrainedPart] | None = Field(default=None, min_length=1)
+    save_every_steps: PositiveInt | None = None
+    keep_checkpoints: PositiveInt | None = None
+
+
+class BasePart(Section):
+    """A base model: `name` is a Hub id or a folder; `config` builds one with seeded random weights instead."""
+
+    name: str | None = None
+    revision: str | None = None
+    config: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "BasePart":
+        if (self.name is None) == (self.config is None):
+            raise ValueError("give exactly one of `name` and `config`")
+        return self
+
+
+class Base(Section):
+    """The models that stage 1 starts from. `tokenizer` is null where the LLM brings its own."""
+
+    llm: BasePart
+    tower: BasePart
+    tokenizer: str | None = None
+
+
+class Interaction(Section):
+    """Where the context-aware recursive alignment layers stand: after decoder layers start, start + stride, ..."""
+
+    layers: Annotated[int, Field(ge=0)]
+    start: Annotated[int, Field(ge=0)]
+    stride: PositiveInt
+
+
+class Model(Section):
+    """The switches of the architecture (paper section 3); the ablations are made with these."""
+
+    query_len: list[PositiveInt] = Field(min_length=1)
+    num_latents: PositiveInt
+    window_size: PositiveInt = 3
+    interaction: Interaction
+    text_mask: Literal["checkpoint", "paper"] = "checkpoint"
+    text_guided: bool = True
+    mapping_loss_weight: float = Field(default=0.1, ge=0)
+
+    @field_validator("query_len", "num_latents")
+    @classmethod
+    def _squares(cls, value: int | list[int]) -> int | list[int]:
+        for number in value if isinstance(value, list) else [value]:
+            if round(number**0.5) ** 2 != number:
+                raise ValueError(f"{number} is not a square number: latents form a square grid")
+        return value
+
+
+class Hardware(Section):
+    """Ranks and their shape. They are settings because results are exact only for the same ranks and threads."""
+
+    device: Literal["cpu", "cuda"]
+    ranks: PositiveInt
+    threads_per_rank: PositiveInt
+    micro_batch: PositiveInt
+
+
+class StageData(Section):
+    """The data set of each stage, and the tokenizer whose token counts apply, by their names in data/catalog/."""
+
+    stage1: str
+    stage1_5: str
+    stage2: str
+    tokenizer: str
+
+
+class VariantStages(Section):
+    """The three stages of a variant."""
+
+    stage1: StageSettings
+    stage1_5: StageSettings
+    stage2: StageSettings
+
+
+class BenchmarkUse(Section):
+    """How much of a benchmark is evaluated: a seeded choice of `questions`, or all of them (null)."""
+
+    questions: PositiveInt | None
+
+
+class VariantEvaluation(Section):
+    """The benchmarks of a variant, by their name in data/catalog/."""
+
+    benchmarks: dict[str, BenchmarkUse]
+
+
+class Variant(Section):
+    """One model: its base models, architecture, hardware, data and stages."""
+
+    publish_as: str
+    template: Literal["phi_3", "llama_3"]
+    base: Base
+    model: Model
+    hardware: Hardware
+    data: StageData
+    stages: VariantStages
+    evaluation: VariantEvaluation
+
+
+class Evaluation(Section):
+    """Statistics of the evaluation and the size of its batches."""
+
+    confidence: float = Field(gt=0.5, lt=1.0)
+    bootstrap_samples: PositiveInt
+    batch_size: PositiveInt
+    report_pictures: PositiveInt
+
+
+class Settings(Section):
+    """All of params.yaml."""
+
+    run: Run
+    data: Data
+    curation: Curation
+    training: Training
+    evaluation: Evaluation
+    variants: dict[Name, Variant]
+
+    @model_validator(mode="after")
+    def _variants_exist(self) -> "Settings":
+        for name in self.run.variants:
+            if name not in self.variants:
+                raise ValueError(f"run.variants: `{name}` is not one of the variants: {', '.join(self.variants)}")
+        if len(set(self.run.variants)) != len(self.run.variants):
+            raise ValueError("run.variants: a name stands there twice")
+        return self
+
+    def variant(self, name: str) -> Variant:
+        """The settings of variant `name`; raises `SettingsError` naming the known ones."""
+        if name not in self.variants:
+            raise SettingsError(f"there is no variant `{name}` in params.yaml; known: {', '.join(self.variants)}")
+        return self.variants[name]
+
+    def stage(self, variant: str, stage: Stage) -> "StageSettings":
+        """The settings of one stage with every value of `training` filled in that the stage does not override."""
+        own: StageSettings = getattr(self.variant(variant).stages, stage)
+        filled = {
+            name: getattr(self.training, name)
+            for name in Training.model_fields
+            if getattr(own, name) is None
+        }
+        return own.model_copy(update=filled)
+
+
+def load_settings(path: Path = Path("params.yaml")) -> Settings:
+    """Reads and checks params.yaml; raises `SettingsError` with one line per wrong key."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} is not here: run the command in the project's folder") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path} must be a mapping of sections")
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        lines = [f"  {_key(item['loc'])}: {_reason(item)}" for item in error.errors()]
+        raise SettingsError("\n".join([f"{path} has {len(lines)} wrong setting(s):", *lines])) from None
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "(whole file)"
+
+
+def _reason(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "unknown key"
+    if item["type"] == "missing":
+        return "missing"
+    return f"{item['msg']}, got {item['input']!r}" if not isinstance(item["input"], dict) else str(item["msg"])
