@@ -1,0 +1,1 @@
+"""Run records and ancestry: which data, code, parameters and parents made an artifact."""

@@ -1,0 +1,93 @@
+"""The ancestry of a stage: the record of every stage before it, linked by content, and the digest of it all.
+
+The walk goes from the files that are there now back to the source files. A parent is found by the hashes of what its
+child read, so a folder of old records beside the current ones does no harm, and data is hashed only at the start.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusion.hashing import json_sha256
+from fusion.lineage.errors import LineageError
+from fusion.lineage.records import Record, choose_record, hash_if_there, outputs_read, record_folder, wanted_outputs
+from fusion.lineage.stages import Stage, ancestors_of, parents_of, producers, resolve_stages
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Ancestry:
+    """The records of all ancestors of `stage`, parents before children."""
+
+    stage: str
+    records: dict[str, Record]
+
+    @property
+    def digest(self) -> str:
+        """One sha256 over data, weights, parameters and code of all ancestors: equal for equal results.
+
+        Neither times, machines and commits count, nor which of several equal runs a parent's record is from.
+        """
+        return json_sha256({name: json_sha256(record.core) for name, record in self.records.items()})
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The ancestry to publish beside an artifact: per stage its command, parameters, inputs and outputs."""
+        stages = {name: {**record.core, "digest": json_sha256(record.core)} for name, record in self.records.items()}
+        return {"format": FORMAT, "digest": self.digest, "stages": stages}
+
+
+def ancestry_of(stage_name: str, root: Path = Path(".")) -> Ancestry:
+    """The ancestry of what stage `stage_name` reads now.
+
+    Raises `LineageError` for an unknown stage, a missing record (naming the stage to run again), and for two stages
+    that were made from different outputs of the same parent.
+    """
+    stages = resolve_stages(root)
+    ancestors = ancestors_of(stage_name, stages)
+    outputs = producers(stages.values())
+    target = stages[stage_name]
+    read: dict[str, dict[str, str]] = {stage.name: {} for stage in ancestors}
+    _want(target, _produced_inputs(target, outputs, root), outputs, read, root)
+    records: dict[str, Record] = {}
+    for stage in reversed(ancestors):
+        record = choose_record(stage, stages, read[stage.name], root)
+        if record is None:
+            raise LineageError(
+                f"{record_folder(stage.name)}/ has no record of the run of `{stage.name}` that wrote what is there: "
+                f"get it back with `git checkout -- records`, or run `dvc repro --force --single-item {stage.name}`"
+            )
+        records[stage.name] = record
+        _want(stage, record.inputs, outputs, read, root)
+    return Ancestry(stage_name, {stage.name: records[stage.name] for stage in ancestors})
+
+
+def lineage_digest(variant: str, root: Path = Path(".")) -> str:
+    """The digest of all that stands behind the package of `variant`: data, weights, parameters and code."""
+    return ancestry_of(f"package@{variant}", root).digest
+
+
+def _produced_inputs(stage: Stage, outputs: dict[str, Stage], root: Path) -> dict[str, str]:
+    """Hashes of the outputs that `stage` reads, as they are now."""
+    inputs = {}
+    for parent in parents_of(stage, outputs).values():
+        for path in outputs_read(stage.deps, parent):
+            sha256 = hash_if_there(path, root)
+            if sha256 is None:
+                raise LineageError(f"{path} is not there: run `dvc repro {parent.name}`, or `dvc checkout {path}`")
+            inputs[path] = sha256
+    return inputs
+
+
+def _want(
+    child: Stage, inputs: dict[str, str], outputs: dict[str, Stage], read: dict[str, dict[str, str]], root: Path
+) -> None:
+    """Notes for each parent of `child` which of its outputs, with which content, `child` was made from."""
+    for parent in parents_of(child, outputs).values():
+        for path, sha256 in wanted_outputs(inputs, parent, root).items():
+            if read[parent.name].setdefault(path, sha256) != sha256:
+                raise LineageError(
+                    f"`{child.name}` was made from another {path} than is there now or than a stage beside it read: "
+                    f"run `dvc repro {child.name}`"
+                )
