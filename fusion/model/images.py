@@ -1,0 +1,109 @@
+"""Image decoding and the `static_hd` preparation: one picture in, five square uint8 pictures out.
+
+Source: design heading "Image input (static_hd)".
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fusion.model.template import SampleError
+
+# Pillow's own limit against decompression bombs, made an error here whatever the process has set.
+MAX_PIXELS = 178_956_970
+NUM_VIEWS = 5
+
+_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_PLAIN_MODES = ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
+
+
+def _open(source: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(source))
+    except Image.DecompressionBombError as error:
+        raise SampleError("image_too_large", str(error)) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SampleError("image_unreadable", f"{type(error).__name__}: {error}") from error
+    return image
+
+
+def decode_image(source: Image.Image | bytes) -> Image.Image:
+    """An RGB picture from an encoded file or a PIL image.
+
+    EXIF orientation is applied. Transparency (RGBA, LA, palettes and tRNS chunks) is composited on white. CMYK, YCbCr,
+    LAB, HSV, greyscale, palette and 1-bit pictures are converted by Pillow. 16-bit greyscale is scaled from 0..65535
+    to 0..255 with rounding (32-bit integers are clipped to 16 bits first). Of an animation the first frame is taken. A picture of one
+    pixel is valid.
+
+    Raises:
+        SampleError: "image_unreadable" (not an image, truncated), "image_empty" (no pixels), "image_too_large"
+            (more than MAX_PIXELS pixels), "image_mode_unsupported" (floating point and other modes without a range).
+    """
+    image = _open(source) if isinstance(source, bytes) else source
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise SampleError("image_empty", f"the image has size {width} x {height}")
+    if width * height > MAX_PIXELS:
+        raise SampleError("image_too_large", f"{width} x {height} pixels are more than {MAX_PIXELS}")
+    try:
+        if getattr(image, "is_animated", False):
+            image.seek(0)
+        image.load()
+        if image.getexif().get(0x0112, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except SampleError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise SampleError("image_unreadable", f"{type(error).__name__}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(canvas, layer).convert("RGB")
+    if image.mode == "RGB":
+        return image
+    if image.mode in _SIXTEEN_BIT_MODES:
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in _PLAIN_MODES:
+        return image.convert("RGB")
+    raise SampleError("image_mode_unsupported", f"pictures of mode {image.mode!r} have no defined range of values")
+
+
+def static_hd(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    """Four tiles and the thumbnail of an RGB picture.
+
+    The picture is squashed (not letter-boxed) to 2S x 2S and cut into tiles in the order top-left, top-right,
+    bottom-left, bottom-right; the thumbnail is the same picture squashed to S x S. Resampling is bicubic.
+
+    Args:
+        image: RGB picture of any size.
+        size: S, pixels.
+
+    Returns:
+        uint8 [5, 3, S, S], the thumbnail last.
+    """
+    views = np.empty((NUM_VIEWS, 3, size, size), dtype=np.uint8)
+    large = np.asarray(image.resize((2 * size, 2 * size), Image.Resampling.BICUBIC))
+    tiles = large.reshape(2, size, 2, size, 3).transpose(0, 2, 4, 1, 3)
+    views[:4] = tiles.reshape(4, 3, size, size)
+    views[4] = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    return views
+
+
+def normalize_pixels(pixels: Tensor) -> Tensor:
+    """uint8 pixels to float32 with mean 0.5 and deviation 0.5, on the device the pixels are on.
+
+    Bit-equal to scaling by 1/255 in double precision, rounding to single and normalising, for all 256 values.
+    """
+    return pixels.to(torch.float32).div_(255).sub_(0.5).div_(0.5)

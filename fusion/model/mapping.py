@@ -1,0 +1,97 @@
+"""The two projectors between the language model's and the tower's space, and the loss that ties the spaces together.
+
+Source: paper section on dual-supervised semantic mapping loss; design heading of the same name.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Projector(nn.Sequential):
+    """Linear, exact GELU, Linear. `mm_projector` (v2t) maps 3d -> D -> D, `aux_projector` (t2v) D -> d -> d."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs))
+
+
+class SumCount(NamedTuple):
+    """A sum over elements (float32, 0-dim) and their number (int64, 0-dim).
+
+    Kept apart so that a mean can be taken over a whole optimiser step: all its micro-batches on all ranks.
+    """
+
+    sum: Tensor
+    count: Tensor
+
+
+class LossSums(NamedTuple):
+    """The three terms of the loss. Text mapping has count 0 when the tower sees no text."""
+
+    cross_entropy: SumCount
+    text_mapping: SumCount
+    image_mapping: SumCount
+
+
+class LossCounts(NamedTuple):
+    """Number of elements of each term: supervised tokens, instruction tokens, thumbnail patches."""
+
+    cross_entropy: int
+    text_mapping: int
+    image_mapping: int
+
+
+def combine_losses(sums: LossSums, counts: LossCounts | None, mapping_loss_weight: float) -> Tensor:
+    """cross_entropy + weight * (text mapping + image mapping), each the sum over its count; a term without elements is 0.
+
+    Args:
+        sums: of one forward pass.
+        counts: of the whole optimiser step, or None for those of `sums`. With the former, the values of all the
+            micro-batches and ranks of a step add up to (not average to) the step's loss, and so do their gradients.
+        mapping_loss_weight: factor of the two mapping terms.
+
+    Returns:
+        float32, 0-dim.
+    """
+    weights = (1.0, mapping_loss_weight, mapping_loss_weight)
+    divisors = [pair.count.clamp(min=1) for pair in sums] if counts is None else [max(count, 1) for count in counts]
+    terms = [weight * pair.sum / divisor for weight, pair, divisor in zip(weights, sums, divisors, strict=True)]
+    return terms[0] + terms[1] + terms[2]
+
+
+def cosine_distance(left: Tensor, right: Tensor) -> Tensor:
+    """1 - cos over the last axis, in float32. Gradients flow into both sides: [..., n], [..., n] -> [...]."""
+    return 1 - F.cosine_similarity(left.float(), right.float(), dim=-1)
+
+
+def text_mapping_loss(embeddings: Tensor, features: Tensor, is_text: Tensor) -> SumCount:
+    """Distance of instruction tokens from their features after the tower.
+
+    Args:
+        embeddings: token embeddings of the instruction, [R, T, D].
+        features: projected tower features of the same tokens, [R, T, D].
+        is_text: bool [R, T], False at padding.
+    """
+    distance = cosine_distance(embeddings, features).masked_fill(~is_text, 0)
+    return SumCount(distance.sum(), is_text.sum())
+
+
+def image_mapping_loss(patches: Tensor, mapped: Tensor, weights: Tensor) -> SumCount:
+    """Distance of thumbnail patches from their image features mapped back.
+
+    Args:
+        patches: hidden state 0 of the tower, [R, V, d].
+        mapped: t2v of the image features, [R, V, d].
+        weights: how many samples each row stands for, int64 [R] (the blank picture is encoded once for many).
+    """
+    distance = cosine_distance(patches, mapped).sum(1)
+    return SumCount((distance * weights).sum(), weights.sum() * patches.shape[1])
+
+
+def no_loss(like: Tensor) -> SumCount:
+    """A term without elements."""
+    return SumCount(like.new_zeros((), dtype=torch.float32), like.new_zeros((), dtype=torch.int64))

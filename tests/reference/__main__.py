@@ -1,0 +1,38 @@
+"""`python -m tests.reference [DIR]`: compare every recorded case in DIR, one line a case."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.reference.compare import compare_case
+
+CASES = Path(__file__).parent / "cases"
+
+
+def find_cases(folder: Path) -> list[Path]:
+    """Prefixes of the cases in a folder: CASE.json with its two tensor files."""
+    prefixes = (path.with_name(path.name.removesuffix(".io.safetensors")) for path in folder.glob("*.io.safetensors"))
+    return sorted(prefixes)
+
+
+def main() -> int:
+    """Exit status: 0 all cases agree, 1 one does not, 2 there is none."""
+    parser = argparse.ArgumentParser(description="Compare recorded cases with this implementation.")
+    parser.add_argument("folder", nargs="?", type=Path, default=CASES, help="folder with the cases")
+    folder: Path = parser.parse_args().folder
+    cases = find_cases(folder)
+    if not cases:
+        print(f"no cases in {folder}", file=sys.stderr)
+        return 2
+    passed = True
+    for case in cases:
+        result = compare_case(case)
+        print(result.line(), flush=True)
+        passed &= result.passed
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
