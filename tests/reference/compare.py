@@ -109,7 +109,10 @@ def compare_case(prefix: Path) -> Result:
     io = load_file(prefix.with_name(prefix.name + ".io.safetensors"))
     config = case_config(record)
     model = FusionForConditionalGeneration(config).eval()
-    weights = load_file(prefix.with_name(prefix.name + ".weights.safetensors"))
+    # The weights of a case may be spread over several files: CASE.weights*.safetensors.
+    weights: dict[str, Tensor] = {}
+    for path in prefix.parent.glob(prefix.name + ".weights*.safetensors"):
+        weights |= load_file(path)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     result.failures += [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in unexpected]
     samples = case_samples(record, io, config.image_size)
