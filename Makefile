@@ -1,0 +1,55 @@
+# Two commands do everything from a fresh clone: `make run` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+# pip knows where local wheels lie; uv does not read pip's configuration.
+FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || $(PYTHON) -m pip config get :env:.find-links 2>/dev/null)
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export GX_ANALYTICS_ENABLED := false
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help env run test test-all check format requirements clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+env: $(STAMP) ## Create the environment in .venv
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+run: $(STAMP) ## Run the pipeline for the variants of params.yaml, then show the report
+	@fusion settings --write
+	dvc repro
+	@fusion report
+
+test: $(STAMP) ## Pass the tests (<= 15 minutes on 2 cores)
+	python -m pytest tests
+
+test-all: $(STAMP) ## Pass the tests, the long ones too
+	python -m pytest tests -m ""
+
+check: $(STAMP) ## Lint and type check
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(STAMP) ## Format the code
+	ruff format .
+	ruff check --fix .
+
+requirements: $(STAMP) ## Compile requirements.txt anew from pyproject.toml
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet --output-file requirements.txt
+	sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements.txt
+
+clean: ## Remove what runs leave behind; outputs stay in DVC's cache
+	rm -rf scratch runs reports .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,0 +1,210 @@
+"""The command `fusion`. Each DVC stage is one thin subcommand here; the work is done by the packages below."""
+
+import os
+import sys
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fusion.errors import FusionError
+from fusion.settings import STAGES, Settings, load_settings
+
+app = typer.Typer(
+    name="fusion",
+    help="From raw data to a published, audited FUSION checkpoint. Run it in the project's folder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A data set of data/catalog/.")]
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source of that data set.")]
+VariantName = Annotated[str, typer.Argument(metavar="VARIANT", help="A variant of params.yaml.")]
+
+
+def main() -> None:
+    """Runs the command line; errors that a user can act on are printed without a traceback."""
+    try:
+        app()
+    except FusionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        traceback.print_exc()
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _inputs() -> tuple[Settings, Any]:
+    """Settings and catalog, both checked before any work starts."""
+    from fusion.data.catalog import load_catalog
+    from fusion.selection import check_pipeline
+
+    settings = load_settings()
+    catalog = load_catalog(Path("data/catalog"))
+    if os.environ.get("DVC_STAGE"):
+        check_pipeline(settings, catalog)
+    return settings, catalog
+
+
+def _recorded() -> Any:
+    """Records the run when DVC started this command as a stage."""
+    stage = os.environ.get("DVC_STAGE")
+    if not stage:
+        return nullcontext()
+    from fusion.lineage.record import record_stage
+
+    return record_stage(stage)
+
+
+@app.command()
+def settings(
+    write: Annotated[bool, typer.Option("--write", help="Bring data/pipeline.yaml up to date.")] = False,
+) -> None:
+    """Check params.yaml and the catalog, and that data/pipeline.yaml fits them."""
+    from fusion.data.catalog import load_catalog
+    from fusion.selection import check_pipeline, write_pipeline
+
+    checked = load_settings()
+    catalog = load_catalog(Path("data/catalog"))
+    if write:
+        changed = write_pipeline(checked, catalog)
+        print("data/pipeline.yaml " + ("was brought up to date" if changed else "is up to date"))
+    else:
+        check_pipeline(checked, catalog)
+
+
+@app.command()
+def ingest(dataset: DatasetName, source: SourceName) -> None:
+    """Read one source in its published layout into data/raw/."""
+    from fusion.data.ingest import ingest_source
+
+    settings, catalog = _inputs()
+    with _recorded():
+        ingest_source(settings, catalog, dataset=dataset, source=source)
+
+
+@app.command()
+def shard(dataset: DatasetName, source: SourceName) -> None:
+    """Decode, measure and hash one source, and write its shards and index."""
+    from fusion.data.shards import shard_source
+
+    settings, catalog = _inputs()
+    with _recorded():
+        shard_source(settings, catalog, dataset=dataset, source=source)
+
+
+@app.command()
+def curate(dataset: DatasetName) -> None:
+    """Decide which samples of a data set are kept; write the manifest and the ledger of rejects."""
+    from fusion.data.curate import curate_dataset
+
+    settings, catalog = _inputs()
+    with _recorded():
+        curate_dataset(settings, catalog, dataset=dataset)
+
+
+@app.command()
+def validate(dataset: DatasetName) -> None:
+    """Check a curated data set; a critical failure stops the pipeline here."""
+    from fusion.data.validate import validate_dataset
+
+    settings, catalog = _inputs()
+    with _recorded():
+        validate_dataset(settings, catalog, dataset=dataset)
+
+
+@app.command()
+def benchmark(name: Annotated[str, typer.Argument(metavar="NAME", help="A benchmark of data/catalog/.")]) -> None:
+    """Build an embedded benchmark: its questions and pictures."""
+    from fusion.data.benchmarks import build_benchmark
+
+    settings, catalog = _inputs()
+    with _recorded():
+        build_benchmark(settings, catalog, name=name)
+
+
+@app.command()
+def base(variant: VariantName) -> None:
+    """Build the checkpoint that stage 1 starts from: LLM, vision tower, new projectors, two new tokens."""
+    from fusion.train.base import build_base
+
+    settings, _ = _inputs()
+    with _recorded():
+        build_base(settings, variant)
+
+
+@app.command()
+def train(variant: VariantName, stage: Annotated[str, typer.Argument(metavar="STAGE", help=" | ".join(STAGES))]) -> None:
+    """Train one stage of a variant; started again after a crash, it continues."""
+    from fusion.train.launch import train_stage
+    from fusion.train.recipe import make_recipe
+
+    if stage not in STAGES:
+        raise FusionError(f"there is no stage `{stage}`: one of {', '.join(STAGES)}")
+    settings, _ = _inputs()
+    with _recorded():
+        train_stage(make_recipe(settings, variant, stage))  # type: ignore[arg-type]
+
+
+@app.command()
+def evaluate(variant: VariantName) -> None:
+    """Score a variant on its benchmarks, beside the blind baselines."""
+    from fusion.evaluate.run import evaluate_variant
+
+    settings, _ = _inputs()
+    with _recorded():
+        evaluate_variant(settings, variant)
+
+
+@app.command()
+def package(variant: VariantName) -> None:
+    """Make the folder that is published: weights, configuration, model card, lineage."""
+    from fusion.publish.package import build_package
+
+    settings, catalog = _inputs()
+    with _recorded():
+        build_package(settings, catalog, variant=variant)
+
+
+@app.command()
+def report(
+    variant: Annotated[str | None, typer.Argument(metavar="[VARIANT]", help="All of run.variants if left out.")] = None,
+) -> None:
+    """Write the report of a variant, one HTML page that opens offline, and print its summary."""
+    from fusion.publish.report import write_report
+    from fusion.publish.summary import print_summary
+
+    settings, catalog = _inputs()
+    for name in [variant] if variant else settings.run.variants:
+        write_report(settings, catalog, variant=name)
+        print_summary(settings, catalog, variant=name)
+
+
+@app.command()
+def chat(
+    picture: Annotated[Path, typer.Argument(help="A picture file.")],
+    question: Annotated[list[str] | None, typer.Argument(help="One question or several; asked for when left out.")] = None,
+    model: Annotated[str, typer.Option(help="A checkpoint folder or a variant of params.yaml.")] = "tiny",
+) -> None:
+    """Ask a trained model about a picture."""
+    from fusion.serve.chat import chat_about
+
+    chat_about(picture, question or [], model)
+
+
+@app.command()
+def doctor() -> None:
+    """Check the machine, the environment, the settings and the data, and say what to do about each problem."""
+    from fusion.doctor import run_checks
+
+    sys.exit(run_checks())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, the systems that answer them, scores with intervals."""

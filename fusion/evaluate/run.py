@@ -1,0 +1,117 @@
+"""Evaluates a variant: its last and its first trained checkpoint beside two blind baselines, on the same questions."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from fusion.evaluate.benchmark import Benchmark, load_benchmark
+from fusion.evaluate.score import ClusterBootstrap, is_correct
+from fusion.evaluate.systems import CheckpointSystem, QuestionPrior
+from fusion.hashing import file_sha256
+from fusion.settings import STAGES, Settings, Variant
+
+PRIOR = "question-only prior"
+GREY = "grey picture"
+
+
+def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> None:
+    """Writes results/<variant>/evaluation/scores.json and answers.parquet.
+
+    Raises `BenchmarkError` for a missing benchmark, and whatever loading a missing checkpoint raises.
+    """
+    chosen = settings.variant(variant)
+    torch.set_num_threads(chosen.hardware.ranks * chosen.hardware.threads_per_rank if chosen.hardware.device == "cpu" else 1)
+    folder = root / "results" / variant / "evaluation"
+    partial = folder.with_name(".evaluation.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    benchmarks = [
+        load_benchmark(name, use.questions, settings.run.seed, root) for name, use in chosen.evaluation.benchmarks.items()
+    ]
+    answers = answer_all(settings, variant, benchmarks, root)
+    answers.write_parquet(partial / "answers.parquet", compression="zstd")
+    scores = {
+        "variant": variant,
+        "checkpoints": {stage: _weights_sha256(root / "checkpoints" / variant / stage) for stage in ("stage1", "stage2")},
+        "confidence": settings.evaluation.confidence,
+        "benchmarks": {benchmark.name: score(settings, variant, benchmark, answers) for benchmark in benchmarks},
+    }
+    (partial / "scores.json").write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def answer_all(settings: Settings, variant: str, benchmarks: list[Benchmark], root: Path) -> pl.DataFrame:
+    """One row per benchmark, system and question: what was asked, expected and answered."""
+    chosen = settings.variant(variant)
+    device = chosen.hardware.device
+    frames = []
+    for stage in ("stage2", "stage1"):
+        system = CheckpointSystem(f"{variant} {stage}", root / "checkpoints" / variant / stage, settings.evaluation.batch_size, device)
+        for benchmark in benchmarks:
+            frames.append(_frame(benchmark, system.name, system.answer(benchmark)))
+            if stage == "stage2":
+                frames.append(_frame(benchmark, GREY, system.answer(benchmark, grey=True)))
+    prior = QuestionPrior(training_manifests(chosen, root), chosen.data.tokenizer, root)
+    frames += [_frame(benchmark, PRIOR, prior.answer(benchmark)) for benchmark in benchmarks]
+    return pl.concat(frames)
+
+
+def training_manifests(variant: Variant, root: Path) -> list[Path]:
+    """The manifests of everything that the variant was trained on."""
+    return [root / "data" / "manifests" / getattr(variant.data, stage) / "manifest.parquet" for stage in STAGES]
+
+
+def _frame(benchmark: Benchmark, system: str, predictions: list[str]) -> pl.DataFrame:
+    questions = benchmark.questions.select("question_id", "image_id", "question", "answer", "kind", "category")
+    expected = questions["answer"].to_list()
+    correct = [is_correct(prediction, answer) for prediction, answer in zip(predictions, expected, strict=True)]
+    names = [pl.lit(benchmark.name).alias("benchmark"), pl.lit(system).alias("system")]
+    return questions.select(*names, pl.all()).with_columns(
+        pl.Series("prediction", predictions), pl.Series("correct", correct, dtype=pl.Boolean)
+    )
+
+
+def score(settings: Settings, variant: str, benchmark: Benchmark, answers: pl.DataFrame) -> dict[str, Any]:
+    """Accuracies by group with intervals, and the margin over the better blind baseline of the group."""
+    mine = answers.filter(pl.col("benchmark") == benchmark.name)
+    questions = benchmark.questions
+    bootstrap = ClusterBootstrap(
+        questions["image_id"].to_list(), settings.evaluation.bootstrap_samples, settings.evaluation.confidence, settings.run.seed
+    )
+    systems = [f"{variant} stage2", f"{variant} stage1", GREY, PRIOR]
+    correct = {name: mine.filter(pl.col("system") == name)["correct"].to_numpy().astype(np.float64) for name in systems}
+    rows, margins = [], []
+    for group, inside in groups(questions).items():
+        accuracies = {name: bootstrap.interval(correct[name], inside) for name in systems}
+        for name, value in accuracies.items():
+            rows.append({
+                "system": name, "group": group, "n": int(inside.sum()),
+                "accuracy": round(value.mean, 6), "low": round(value.low, 6), "high": round(value.high, 6),
+            })  # fmt: skip
+        better = max((GREY, PRIOR), key=lambda name: accuracies[name].mean)
+        margin = bootstrap.interval(correct[systems[0]] - correct[better], inside)
+        margins.append({
+            "group": group, "baseline": better,
+            "margin": round(margin.mean, 6), "low": round(margin.low, 6), "high": round(margin.high, 6),
+        })  # fmt: skip
+    return {"questions": len(questions), "pictures": questions["image_id"].n_unique(), "rows": rows, "margins": margins}
+
+
+def groups(questions: pl.DataFrame) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
+    """The groups that are scored: all questions, each kind, each category where there are several."""
+    found = {"all": np.ones(len(questions), dtype=bool)}
+    for column in ("kind", "category"):
+        values = questions[column].unique().sort().to_list()
+        if column == "kind" or len(values) > 1:
+            found |= {value: (questions[column] == value).to_numpy() for value in values if value not in found}
+    return found
+
+
+def _weights_sha256(checkpoint: Path) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))}

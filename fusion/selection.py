@@ -1,0 +1,76 @@
+"""What `run.variants` needs: the variants, their data sets, the sources of those, and the benchmarks.
+
+DVC's loops take lists, not rules, so the answer is written to data/pipeline.yaml, over which dvc.yaml loops. The file is
+in git; every command checks that it still fits params.yaml and the catalog, and says how to bring it up to date.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fusion.data.catalog import Catalog
+from fusion.errors import FusionError
+from fusion.settings import STAGES, Settings
+
+PIPELINE_FILE = Path("data/pipeline.yaml")
+_HEADER = "# Written by `fusion settings --write` from params.yaml (run.variants) and data/catalog/. dvc.yaml loops over it.\n"
+
+
+class SelectionError(FusionError):
+    """data/pipeline.yaml does not fit params.yaml and the catalog."""
+
+
+def select(settings: Settings, catalog: Catalog) -> dict[str, Any]:
+    """The content of data/pipeline.yaml; raises `CatalogError` for a data set or benchmark that the catalog lacks."""
+    variants: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+    benchmarks: dict[str, Any] = {}
+    for name in settings.run.variants:
+        variant = settings.variant(name)
+        variants[name] = {stage: getattr(variant.data, stage) for stage in STAGES}
+        for dataset in variants[name].values():
+            entry = catalog.dataset(dataset)
+            datasets[dataset] = {"catalog": entry.file}
+            for source, facts in entry.sources.items():
+                sources[f"{dataset}-{source}"] = {
+                    "catalog": entry.file,
+                    "code": facts.origin.code(),
+                    "dataset": dataset,
+                    "input": facts.origin.input,
+                    "source": source,
+                }
+            for benchmark in [*entry.contamination, *variant.evaluation.benchmarks]:
+                benchmarks[benchmark] = _benchmark(catalog, benchmark)
+    return {"benchmarks": benchmarks, "datasets": datasets, "sources": sources, "variants": variants}
+
+
+def _benchmark(catalog: Catalog, name: str) -> dict[str, str]:
+    entry = catalog.benchmark(name)
+    return {"catalog": entry.file, "code": entry.origin.code()}
+
+
+def pipeline_text(settings: Settings, catalog: Catalog) -> str:
+    """The text of data/pipeline.yaml, sorted."""
+    return _HEADER + yaml.safe_dump(select(settings, catalog), sort_keys=True, width=120)
+
+
+def write_pipeline(settings: Settings, catalog: Catalog, root: Path = Path()) -> bool:
+    """Brings data/pipeline.yaml up to date; returns whether it changed."""
+    path = root / PIPELINE_FILE
+    text = pipeline_text(settings, catalog)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.write_text(text, encoding="utf-8")
+    return True
+
+
+def check_pipeline(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
+    """Raises `SelectionError` if data/pipeline.yaml is out of date."""
+    path = root / PIPELINE_FILE
+    if not path.is_file() or path.read_text(encoding="utf-8") != pipeline_text(settings, catalog):
+        raise SelectionError(
+            f"{PIPELINE_FILE} does not fit params.yaml (run.variants: {', '.join(settings.run.variants)}) and data/catalog/: "
+            "run `fusion settings --write`, then the same command again (`make run` does both)"
+        )

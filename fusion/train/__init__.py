@@ -1,0 +1,1 @@
+"""Training: the three stages of a variant, each continuing the checkpoint of the one before."""

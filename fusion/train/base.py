@@ -1,0 +1,54 @@
+"""The checkpoint that stage 1 starts from: base LLM, base vision tower, new projectors and interaction layers."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig, SiglipVisionConfig
+
+from fusion.model.checkpoints import build_from_base, save_checkpoint
+from fusion.settings import BasePart, Model, Settings
+
+
+def build_base(settings: Settings, variant: str, root: Path = Path()) -> None:
+    """Writes checkpoints/<variant>/base; raises ValueError naming the field where the base models do not fit together."""
+    chosen = settings.variant(variant)
+    model, processor = build_from_base(
+        _part(chosen.base.llm, None),
+        _part(chosen.base.tower, "siglip_vision_model"),
+        root / chosen.base.tokenizer if chosen.base.tokenizer else None,
+        template=chosen.template,
+        seed=settings.run.seed,
+        **architecture(chosen.model),
+    )
+    output = root / "checkpoints" / variant / "base"
+    partial = output.with_name(".base.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_checkpoint(model, processor, partial)
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+
+
+def architecture(model: Model) -> dict[str, Any]:
+    """The fields of the model's configuration that params.yaml decides."""
+    return {
+        "query_len": list(model.query_len),
+        "num_latents": model.num_latents,
+        "window_size": model.window_size,
+        "num_of_vision_sampler_layers": max(model.interaction.layers, 1),
+        "start_of_vision_sampler_layers": model.interaction.start,
+        "stride_of_vision_sampler_layers": model.interaction.stride,
+        "use_interaction": model.interaction.layers > 0,
+        "text_mask": model.text_mask,
+        "text_guided": model.text_guided,
+        "mapping_loss_weight": model.mapping_loss_weight,
+    }
+
+
+def _part(part: BasePart, default_type: str | None) -> str | PreTrainedConfig:
+    if part.name is not None:
+        return part.name
+    fields = dict(part.config or {})
+    if default_type == "siglip_vision_model":
+        return SiglipVisionConfig(**fields)
+    return AutoConfig.for_model(fields.pop("model_type"), **fields)

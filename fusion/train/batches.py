@@ -1,0 +1,56 @@
+"""The micro-batches of one rank at one optimiser step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fusion.data.loader import Manifest, ShardReader
+from fusion.data.order import TrainingOrder, spread
+from fusion.model.batch import EncodedSample, FusionBatch
+from fusion.model.processing import FusionProcessor
+from fusion.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """What one rank computes at one step; `samples` and `tokens` are those of all ranks together."""
+
+    batches: list[FusionBatch | None]
+    samples: int
+    tokens: int
+    sample_ids: list[str]
+
+
+class RankBatches:
+    """Reads and encodes the samples of one rank, step by step, from any step on."""
+
+    def __init__(self, recipe: Recipe, processor: FusionProcessor, image_tokens: int, rank: int) -> None:
+        self._recipe = recipe
+        self._processor = processor
+        self._image_tokens = image_tokens
+        self._rank = rank
+        self.manifest = Manifest(recipe.manifest, recipe.tokenizer)
+        self.order = TrainingOrder(
+            self.manifest.sha256, recipe.seed, recipe.settings.epochs or 1, recipe.settings.global_batch, self.manifest.draws
+        )
+        self._reader = ShardReader(recipe.root)
+
+    def __call__(self, first_step: int) -> Iterator[StepBatches]:
+        """The batches of all steps from `first_step` on."""
+        for step in range(first_step, self.order.steps):
+            yield self._step(step)
+
+    def _step(self, step: int) -> StepBatches:
+        rows = self.order.step(step)
+        lengths = self.manifest.lengths(self._image_tokens, self._recipe.num_latents(step))[rows]
+        mine = spread(lengths, self._recipe.hardware.ranks, self._recipe.hardware.micro_batch)[self._rank]
+        batches: list[FusionBatch | None] = []
+        ids: list[str] = []
+        for positions in mine:
+            samples = [self._encode(int(rows[position])) for position in positions]
+            ids += [self.manifest.row(int(rows[position]))["sample_id"] for position in positions]
+            batches.append(self._processor.collate(samples) if samples else None)
+        return StepBatches(batches, len(rows), int(lengths.sum()), ids)
+
+    def _encode(self, row: int) -> EncodedSample:
+        record = self._reader.read(self.manifest.row(row))
+        return self._processor.encode(record.conversations, record.image, max_length=self._recipe.settings.max_length)

@@ -1,0 +1,75 @@
+"""The DeepSpeed engine of a stage: parameter groups, ZeRO, precision, learning rates."""
+
+from typing import Any
+
+import deepspeed
+import torch
+
+from fusion.model.modeling import FusionForConditionalGeneration
+from fusion.settings import Optimizer
+from fusion.train.recipe import Recipe
+
+_PARTS = {
+    "vision": "model.vision_tower.",
+    "projectors": ("model.mm_projector.", "model.aux_projector."),
+    "interaction": "model.vision_sampler_layers.",
+}
+
+
+def part_of(name: str) -> str:
+    """The trained part that a parameter belongs to: vision, projectors, interaction, or language for all others."""
+    return next((part for part, prefixes in _PARTS.items() if name.startswith(prefixes)), "language")
+
+
+def make_engine(recipe: Recipe, model: FusionForConditionalGeneration) -> Any:
+    """Wraps the model for this recipe: AdamW with the tower's own learning rate, ZeRO, precision, frozen parts."""
+    settings = recipe.settings
+    assert settings.optimizer is not None and settings.trained_parts is not None  # filled in by Settings.stage
+    parameters = dict(model.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    groups: dict[str, list[torch.nn.Parameter]] = {}
+    for group, names in model.parameter_groups().items():
+        trained = [parameters[name] for name in names if part_of(name) in settings.trained_parts]
+        groups[group] = [parameter.requires_grad_(True) for parameter in trained]
+    if settings.activation_checkpointing:
+        model.enable_activation_checkpointing()
+    model.train()
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=_adamw(settings.optimizer, groups), config=deepspeed_config(recipe), dist_init_required=False
+    )
+    return engine
+
+
+def _adamw(settings: Optimizer, groups: dict[str, list[torch.nn.Parameter]]) -> torch.optim.AdamW:
+    used = [{"params": parameters, "name": name} for name, parameters in groups.items() if parameters]
+    first, second = settings.betas
+    return torch.optim.AdamW(used, lr=0.0, betas=(first, second), eps=settings.eps, weight_decay=settings.weight_decay)
+
+
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
+    """DeepSpeed's configuration.
+
+    Accumulation is 1 here on purpose: the step says itself where an optimiser step ends, because the last step of a
+    stage may have fewer micro-batches, and losses are normalised over the whole step.
+    """
+    settings = recipe.settings
+    return {
+        "train_micro_batch_size_per_gpu": recipe.hardware.micro_batch,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": settings.max_grad_norm or 0.0,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "steps_per_print": 10**12,
+        "wall_clock_breakdown": False,
+    }
+
+
+def set_learning_rates(engine: Any, recipe: Recipe, step: int, steps: int) -> dict[str, float]:
+    """Sets the rates of this step on the engine's groups and returns them by their curve names."""
+    factor = recipe.learning_rate_factor(step, steps)
+    peaks = {"language": recipe.settings.learning_rate, "vision": recipe.settings.vision_learning_rate}
+    for group in engine.optimizer.param_groups:
+        group["lr"] = peaks[group["name"]] * factor
+    return {"learning_rate": peaks["language"] * factor, "vision_learning_rate": peaks["vision"] * factor}

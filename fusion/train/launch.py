@@ -1,0 +1,67 @@
+"""Starts the ranks of a training stage through DeepSpeed's launcher and waits for them."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from fusion.errors import FusionError
+from fusion.train.recipe import Recipe
+
+
+class TrainingError(FusionError):
+    """A training stage cannot start, or one of its ranks failed."""
+
+
+def train_stage(recipe: Recipe) -> None:
+    """Trains one stage: checks its inputs, runs its ranks to the end, leaves the checkpoint at `recipe.output`.
+
+    Raises `TrainingError` naming the missing or failed input before any rank starts, or the exit code of the ranks.
+    """
+    check_inputs(recipe)
+    command = launcher_command(recipe)
+    result = subprocess.run(command, env=rank_environment(recipe), cwd=recipe.root, check=False)
+    if result.returncode:
+        raise TrainingError(
+            f"{recipe.stage} of {recipe.variant} ended with exit code {result.returncode}; the ranks' messages stand above, "
+            f"the log is {recipe.log}. Started again, it continues from its last complete checkpoint."
+        )
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Raises `TrainingError` unless the parent checkpoint, the manifest and a passed validation are there."""
+    if not (recipe.parent / "config.json").is_file():
+        raise TrainingError(f"{recipe.stage} of {recipe.variant} continues {recipe.parent}, which is not there: run `dvc repro`")
+    if not recipe.verdict.is_file():
+        raise TrainingError(f"{recipe.dataset} has not been validated ({recipe.verdict} is missing): run `dvc repro`")
+    if not json.loads(recipe.verdict.read_text(encoding="utf-8"))["passed"]:
+        raise TrainingError(f"{recipe.dataset} failed its validation: see {recipe.verdict}")
+    if recipe.hardware.device == "cpu" and shutil.which("g++") is None:
+        raise TrainingError("DeepSpeed compiles its CPU communication at first use and needs g++, which is not on PATH")
+
+
+def launcher_command(recipe: Recipe) -> list[str]:
+    """The command line of DeepSpeed's per-node launcher for all ranks of this machine."""
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(recipe.hardware.ranks))}).encode()).decode()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1"]
+    return [*launcher, f"--master_port={_free_port()}", "--module", "fusion.train.rank", recipe.variant, recipe.stage]
+
+
+def rank_environment(recipe: Recipe) -> dict[str, str]:
+    """The environment of the ranks: threads, accelerator, and the environment's own programs (ninja) on PATH."""
+    environment = dict(os.environ)
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    environment["OMP_NUM_THREADS"] = str(recipe.hardware.threads_per_rank)
+    environment["DS_ACCELERATOR"] = recipe.hardware.device
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    return environment
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,125 @@
+"""One rank of a training stage: `python -m fusion.train.rank VARIANT STAGE`, started by DeepSpeed's launcher."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from fusion.model.checkpoints import load_checkpoint, save_checkpoint
+from fusion.settings import load_settings
+from fusion.train.batches import RankBatches
+from fusion.train.engine import make_engine, set_learning_rates
+from fusion.train.log import TrainingLog
+from fusion.train.recipe import Recipe, make_recipe
+from fusion.train.state import ResumableState
+from fusion.train.step import train_step
+
+
+def main(variant: str, stage: str) -> None:
+    """Trains to the end of the stage and leaves the checkpoint and its results in place."""
+    recipe = make_recipe(load_settings(), variant, stage)  # type: ignore[arg-type]
+    torch.set_num_threads(recipe.hardware.threads_per_rank)
+    torch.use_deterministic_algorithms(recipe.hardware.device == "cpu")
+    deepspeed.init_distributed(dist_backend="gloo" if recipe.hardware.device == "cpu" else "nccl")
+    torch.manual_seed(recipe.seed)
+    model, processor = load_checkpoint(recipe.parent)
+    engine = make_engine(recipe, model)
+    batches = RankBatches(recipe, processor, model.config.num_patches, dist.get_rank())
+    run(recipe, engine, batches)
+    finish(recipe, engine, processor, batches)
+
+
+def run(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
+    """All optimiser steps from the newest complete checkpoint on."""
+    state = ResumableState(recipe)
+    first = state.newest() or 0
+    if first:
+        engine.load_checkpoint(str(state.folder), tag=state.tag(first))
+    steps = batches.order.steps
+    log = None
+    if dist.get_rank() == 0:
+        log = TrainingLog(recipe.log, recipe.results / "loss.csv", f"{recipe.variant} {recipe.stage}", steps, first)
+        log.event("start", recipe=recipe.as_dict(), steps=steps, first_step=first, ranks=dist.get_world_size())
+    for step, batch in enumerate(batches(first), start=first):
+        rates = set_learning_rates(engine, recipe, step, steps)
+        losses = train_step(engine, batch, recipe.num_latents(step))
+        done = step + 1
+        if log:
+            log.step({"step": done, "epoch": batches.order.epoch_of(step), **losses, **rates}, batch.samples, batch.tokens)
+        if recipe.settings.save_every_steps and done % recipe.settings.save_every_steps == 0 and done < steps:
+            save_state(engine, state, log, done)
+    if log:
+        log.save_curve()
+        log.event("end")
+        log.close()
+
+
+def save_state(engine: Any, state: ResumableState, log: TrainingLog | None, step: int) -> None:
+    """Writes resumable state on all ranks, then names it complete."""
+    engine.save_checkpoint(str(state.folder), tag=state.tag(step), save_latest=False)
+    dist.barrier()
+    if log:
+        log.save_curve()
+        state.mark_complete(step, {"step": step, "ranks": dist.get_world_size()})
+        log.event("checkpoint", step=step)
+    dist.barrier()
+
+
+def finish(recipe: Recipe, engine: Any, processor: Any, batches: RankBatches) -> None:
+    """Rank 0 writes the final checkpoint aside, names it, and removes the resumable state."""
+    parameters = list(engine.module.parameters())
+    gathered = deepspeed.zero.GatheredParameters(parameters, enabled=recipe.settings.zero_stage == 3)
+    with gathered:
+        if dist.get_rank() == 0:
+            partial = recipe.output.with_name(f".{recipe.stage}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            save_checkpoint(engine.module, processor, partial)
+            shutil.rmtree(recipe.output, ignore_errors=True)
+            partial.rename(recipe.output)
+    if dist.get_rank() == 0:
+        write_summary(recipe, engine, batches)
+        ResumableState(recipe).delete()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
+    """results/<variant>/<stage>/summary.json: facts of the stage that are equal for equal runs."""
+    order = batches.order
+    lengths = batches.manifest.lengths(engine.module.config.num_patches, recipe.model.num_latents)
+    last = _last_row(recipe.results / "loss.csv")
+    summary = {
+        "variant": recipe.variant,
+        "stage": recipe.stage,
+        "dataset": recipe.dataset,
+        "manifest_sha256": batches.manifest.sha256,
+        "samples": len(batches.manifest),
+        "samples_per_epoch": order.samples_per_epoch,
+        "epochs": order.epochs,
+        "steps": order.steps,
+        "tokens_per_epoch": int((lengths * batches.manifest.draws).sum()),
+        "parameters": sum(parameter.numel() for parameter in engine.module.parameters()),
+        "ranks": recipe.hardware.ranks,
+        "settings": recipe.settings.model_dump(),
+        "final_loss": float(last["loss"]),
+        "final_cross_entropy": float(last["cross_entropy"]),
+    }
+    (recipe.results / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _last_row(curve: Path) -> dict[str, str]:
+    names, *rows = curve.read_text(encoding="utf-8").splitlines()
+    return dict(zip(names.split(","), rows[-1].split(","), strict=True))
+
+
+if __name__ == "__main__":
+    # The launcher puts --local_rank in front; the rank itself is in the environment.
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
+    assert "RANK" in os.environ, "start this through `fusion train`"
+    main(*arguments)

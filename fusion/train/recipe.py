@@ -1,0 +1,126 @@
+"""A recipe: everything that one stage of one variant is trained with. Variant x stage -> values, no code per variant."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusion.hashing import file_sha256, json_sha256
+from fusion.settings import STAGES, Hardware, Model, Settings, Stage, StageSettings
+
+_CODE = ("fusion/model", "fusion/train", "fusion/data/order.py", "fusion/data/loader.py")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The inputs, hyperparameters and outputs of a training stage; paths are relative to the project's folder."""
+
+    variant: str
+    stage: Stage
+    seed: int
+    dataset: str
+    tokenizer: str
+    settings: StageSettings
+    model: Model
+    hardware: Hardware
+    root: Path
+
+    @property
+    def parent(self) -> Path:
+        """The checkpoint that this stage continues: the base models for stage 1."""
+        position = STAGES.index(self.stage)
+        return self.root / "checkpoints" / self.variant / (STAGES[position - 1] if position else "base")
+
+    @property
+    def output(self) -> Path:
+        """Where the trained checkpoint goes."""
+        return self.root / "checkpoints" / self.variant / self.stage
+
+    @property
+    def results(self) -> Path:
+        """Where the curves and facts go that are equal for equal runs."""
+        return self.root / "results" / self.variant / self.stage
+
+    @property
+    def log(self) -> Path:
+        """The JSON-lines log with times and rates, which differ from run to run."""
+        return self.root / "runs" / self.variant / f"{self.stage}.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """The kept samples of the stage's data set."""
+        return self.root / "data" / "manifests" / self.dataset / "manifest.parquet"
+
+    @property
+    def verdict(self) -> Path:
+        """The validation that gates this stage."""
+        return self.root / "data" / "validation" / self.dataset / "validation.json"
+
+    def identity(self) -> str:
+        """sha256 over everything that decides the result: resumable state is kept under this key.
+
+        Covers hyperparameters, architecture, ranks and threads, seed, data, parent weights and the code.
+        """
+        code = {
+            str(path.relative_to(self.root)): file_sha256(path)
+            for part in _CODE
+            for path in sorted((self.root / part).rglob("*.py") if (self.root / part).is_dir() else [self.root / part])
+        }
+        return json_sha256(
+            {
+                "stage": self.stage,
+                "seed": self.seed,
+                "tokenizer": self.tokenizer,
+                "settings": self.settings.model_dump(),
+                "model": self.model.model_dump(),
+                "hardware": self.hardware.model_dump(),
+                "manifest": file_sha256(self.manifest),
+                "parent": {path.name: file_sha256(path) for path in sorted(self.parent.iterdir()) if path.is_file()},
+                "code": code,
+            }
+        )
+
+    def learning_rate_factor(self, step: int, steps: int) -> float:
+        """Factor on the peak learning rates at 0-based `step` of `steps`: linear warm-up, then the schedule down to 0."""
+        warmup = math.ceil(self.settings.warmup_ratio * steps) if self.settings.warmup_ratio else 0
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, steps - warmup)
+        if self.settings.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+        return 1.0 - done if self.settings.schedule == "linear" else 1.0
+
+    def num_latents(self, step: int) -> int:
+        """The number of latent tokens of an optimiser step, drawn from (seed, step) alike on all ranks.
+
+        Source: design "Context-aware recursive alignment decoding".
+        """
+        choices = self.model.query_len
+        generator = np.random.default_rng([self.seed, STAGES.index(self.stage), step])
+        return int(choices[generator.integers(len(choices))])
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for logs and summaries."""
+        values = asdict(self)
+        values["settings"] = self.settings.model_dump()
+        values["model"] = self.model.model_dump()
+        values["hardware"] = self.hardware.model_dump()
+        values["root"] = "."
+        return values
+
+
+def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Path()) -> Recipe:
+    """The recipe of `stage` of `variant`; raises `SettingsError` for an unknown variant."""
+    chosen = settings.variant(variant)
+    return Recipe(
+        variant=variant,
+        stage=stage,
+        seed=settings.run.seed,
+        dataset=getattr(chosen.data, stage),
+        tokenizer=chosen.data.tokenizer,
+        settings=settings.stage(variant, stage),
+        model=chosen.model,
+        hardware=chosen.hardware,
+        root=root,
+    )
