@@ -25,7 +25,7 @@ class EncodedSample:
 
     Attributes:
         input_ids: int64 [n], token ids with the markers -200 (image) and -300 (latents).
-        labels: int64 [n], the token id where it is supervised (answers and the end-of-turn token after them), else -100.
+        labels: int64 [n], the token id where supervised (answers and the end-of-turn token after them), else -100.
         question_ends: int64 [turns], index in input_ids of the last token before each answer.
         instruct_ids: int64 [T], the instruction that guides the tower; the single id 0 for a text-only sample.
         pixels: uint8 [5, 3, S, S], four tiles and the thumbnail; None for a text-only sample.

@@ -6,14 +6,13 @@ Only safetensors are written and read; no code from a checkpoint is run.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -23,10 +22,11 @@ from transformers import (
 
 from fusion.model.configuration import FusionConfig
 from fusion.model.modeling import VISION_PREFIX, FusionForConditionalGeneration
-from fusion.model.processing import FusionProcessor
+from fusion.model.processing import FusionProcessor, load_tokenizer
 from fusion.model.template import TEMPLATES, VISION_END, VISION_START
 
 TOWER_PREFIX = VISION_PREFIX + "vision_tower.vision_model."
+NEW_PARTS = ("mm_projector", "aux_projector", "vision_sampler_layers")
 _PAD_TOKENS = {"phi_3": "<unk>", "llama_3": "<|reserved_special_token_0|>"}
 
 
@@ -46,14 +46,18 @@ def load_checkpoint(
         ValueError: parameters are missing, left over or of another shape; all are named.
         OSError: there is no configuration or no safetensors file.
     """
-    model, report = FusionForConditionalGeneration.from_pretrained(
+    loaded: Any = FusionForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, output_loading_info=True
     )
+    model: FusionForConditionalGeneration = loaded[0]
+    report: dict[str, Any] = loaded[1]
     problems = {key: sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     problems = {key: names for key, names in problems.items() if names}
     if problems:
         raise ValueError(f"{folder}: the weights do not fit the configuration: {problems}")
-    return model.to(device).eval(), FusionProcessor.from_pretrained(folder)
+    model.model.freeze_unused()
+    place: Any = device
+    return model.to(place).eval(), FusionProcessor.from_pretrained(folder)
 
 
 def add_vision_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
@@ -61,8 +65,8 @@ def add_vision_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [VISION_START, VISION_END]}, replace_extra_special_tokens=False
     )
-    start, end = tokenizer.convert_tokens_to_ids([VISION_START, VISION_END])
-    return start, end
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return vocabulary[VISION_START], vocabulary[VISION_END]
 
 
 def build_from_base(
@@ -101,68 +105,64 @@ def build_from_base(
         if isinstance(language, PreTrainedConfig):
             raise ValueError("tokenizer: is needed when the language model is given as a configuration")
         tokenizer = language
-    if isinstance(tokenizer, str | Path):
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-    vision_start, vision_end = add_vision_tokens(tokenizer)
+    words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+    old_tokens = len(words)
+    vision_start, vision_end = add_vision_tokens(words)
+    vocabulary: dict[str, int] = words.get_vocab()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder = _language_model(language, len(tokenizer), dtype)
+        decoder = _language_model(language, old_tokens, dtype)
         tower = _vision_model(vision, dtype)
-        _resize_vocabulary(decoder, len(tokenizer))
+        _resize_vocabulary(decoder, old_tokens, len(words))
         config = FusionConfig(
             text_config=decoder.config.to_dict(),
             vision_config=tower.config.to_dict(),
             template=template,
-            pad_token_id=_token_id(tokenizer, _PAD_TOKENS[template], tokenizer.pad_token_id),
-            end_of_turn_token_id=_token_id(tokenizer, TEMPLATES[template].turn_end, None),
+            pad_token_id=vocabulary.get(_PAD_TOKENS[template], cast("int | None", words.pad_token_id)),
+            end_of_turn_token_id=vocabulary.get(TEMPLATES[template].turn_end),
             vision_start_token_id=vision_start,
             vision_end_token_id=vision_end,
             **options,
         )
         model = _assemble(config, decoder, tower, dtype)
-    return model.eval(), FusionProcessor(tokenizer, config)
+    return model.eval(), FusionProcessor(words, config)
 
 
-def _token_id(tokenizer: PreTrainedTokenizerFast, token: str, default: int | None) -> int | None:
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    return vocabulary.get(token, default)
-
-
-def _language_model(source: str | Path | PreTrainedConfig, vocab_size: int, dtype: torch.dtype) -> PreTrainedModel:
+def _language_model(source: str | Path | PreTrainedConfig, tokens: int, dtype: torch.dtype) -> PreTrainedModel:
     if isinstance(source, PreTrainedConfig):
-        fields = source.to_dict()
-        # Two rows short: the resize below adds the new tokens' rows as it does for a real base model.
-        fields["vocab_size"] = vocab_size - 2
+        fields = source.to_dict() | {"vocab_size": tokens}
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=dtype))
+    return cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True))
 
 
 def _vision_model(source: str | Path | PreTrainedConfig, dtype: torch.dtype) -> SiglipVisionModel:
     if isinstance(source, PreTrainedConfig):
         config = getattr(source, "vision_config", source)
-        return SiglipVisionModel._from_config(SiglipVisionConfig(**config.to_dict()), dtype=dtype)
-    return SiglipVisionModel.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        fields = {key: value for key, value in config.to_dict().items() if key != "model_type"}
+        made: Any = SiglipVisionModel._from_config(SiglipVisionConfig(**fields), dtype=dtype)
+    else:
+        made = SiglipVisionModel.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    return cast(SiglipVisionModel, made)
 
 
 @torch.no_grad()
-def _resize_vocabulary(decoder: PreTrainedModel, size: int) -> None:
-    """One row a token; the last two rows become the mean of those before them. Rows kept in reserve are dropped."""
-    embedding, head = decoder.get_input_embeddings(), decoder.get_output_embeddings()
+def _resize_vocabulary(decoder: PreTrainedModel, old: int, size: int) -> None:
+    """One row a token; rows after the first `old` become the mean of those. Rows kept in reserve are dropped."""
+
+    def resized(weight: Tensor) -> nn.Parameter:
+        if weight.shape[0] < old:
+            raise ValueError(f"language: has {weight.shape[0]} embedding rows for a tokenizer of {old} tokens")
+        mean = weight[:old].float().mean(0, keepdim=True).to(weight.dtype)
+        return nn.Parameter(torch.cat([weight[:old], mean.expand(size - old, -1)]))
+
+    embedding = cast(nn.Embedding, decoder.get_input_embeddings())
+    head = cast(nn.Linear, decoder.get_output_embeddings())
     tied = head.weight is embedding.weight
-    embedding.weight = nn.Parameter(_resized(embedding.weight, size))
-    embedding.num_embeddings = size
-    head.weight = embedding.weight if tied else nn.Parameter(_resized(head.weight, size))
-    head.out_features = size
+    embedding.weight = resized(embedding.weight)
+    head.weight = embedding.weight if tied else resized(head.weight)
+    embedding.num_embeddings = head.out_features = size
     decoder.config.vocab_size = size
-
-
-def _resized(weight: Tensor, size: int) -> Tensor:
-    old = size - 2
-    if weight.shape[0] < old:
-        raise ValueError(f"language: has {weight.shape[0]} embedding rows for a tokenizer of {old} tokens")
-    mean = weight[:old].float().mean(0, keepdim=True).to(weight.dtype)
-    return torch.cat([weight[:old], mean, mean])
 
 
 def _assemble(
@@ -170,32 +170,28 @@ def _assemble(
 ) -> FusionForConditionalGeneration:
     with torch.device("meta"):
         model = FusionForConditionalGeneration(config)
-    used = config.used_tower_layers
     weights: dict[str, Tensor] = dict(decoder.state_dict())
     for name, tensor in tower.state_dict().items():
         plain = name.removeprefix("vision_model.")
-        unused = plain.startswith("head.") or plain.startswith(f"encoder.layers.{used}.")
-        if not unused:
+        if not plain.startswith(("head.", f"encoder.layers.{config.used_tower_layers}.")):
             weights[TOWER_PREFIX + plain] = tensor
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     if unexpected:
         raise ValueError(f"language, vision: the base models hold parameters that have no place here: {unexpected}")
-    fresh = ("model.mm_projector.", "model.aux_projector.", "model.vision_sampler_layers.", "lm_head.")
+    fresh = (*(f"model.{part}." for part in NEW_PARTS), *(["lm_head."] if config.tie_word_embeddings else []))
     foreign = [name for name in missing if not name.startswith(fresh)]
     if foreign:
         raise ValueError(f"language, vision: the base models lack {foreign}")
     # Buffers of the rotary embedding are in no checkpoint: take the module, made for real, with its values.
-    model.model.rotary_emb = decoder.model.rotary_emb
-    for part in (model.model.mm_projector, model.model.aux_projector, getattr(model.model, "vision_sampler_layers", None)):
+    model.model.rotary_emb = cast(Any, decoder).model.rotary_emb
+    for name in NEW_PARTS:
+        part = getattr(model.model, name, None)
         if part is not None:
-            part.to_empty(device="cpu").to(dtype)
-            for module in part.modules():
-                module._is_hf_initialized = False
-            part.apply(model._init_weights)
+            part.to_empty(device="cpu")
+            model.draw(part)
     if config.tie_word_embeddings:
-        model.lm_head.weight = model.model.embed_tokens.weight
-    model.model.vision_tower.layers.post_layernorm.requires_grad_(False)
-    leftover = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if leftover:
-        raise ValueError(f"language, vision: no weights for {leftover}")
-    return model.to(dtype)
+        model.lm_head.weight = cast(nn.Embedding, model.model.embed_tokens).weight
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.model.freeze_unused()
+    return model

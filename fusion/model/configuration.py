@@ -35,8 +35,8 @@ class FusionConfig(PreTrainedConfig):
     "Context-aware recursive alignment decoding". The names of the interaction layers' fields are the published ones.
 
     Fields:
-        text_config: any Llama- or Phi3-type configuration (width D, `num_hidden_layers` decoder layers).
-        vision_config: a SigLIP vision configuration (width d); its last layer is never built.
+        text_config: any Llama- or Phi3-type configuration (width D), or its fields as a dict.
+        vision_config: a SigLIP vision configuration (width d), or its fields; its last layer is never built.
         template: conversation template, "phi_3" or "llama_3".
         query_len: latent tokens a question, one of which is drawn for a training step; all squares.
         num_latents: fixed number of latent tokens a question in evaluation and generation; a square.
@@ -62,8 +62,8 @@ class FusionConfig(PreTrainedConfig):
     model_type = "fusion"
     sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig, "vision_config": SiglipVisionConfig}
 
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: Any = None
+    vision_config: Any = None
     template: str = "phi_3"
     query_len: list[int] | tuple[int, ...] = (4, 16, 36, 64, 144)
     num_latents: int = 16
@@ -76,8 +76,8 @@ class FusionConfig(PreTrainedConfig):
     mapping_loss_weight: float = 0.1
     text_guided: bool = True
     use_interaction: bool = True
-    early_layers: int | None = None
-    level_size: int | None = None
+    early_layers: int = None  # type: ignore[assignment]  # filled in from the depth
+    level_size: int = None  # type: ignore[assignment]
     count_text_padding: bool = False
     pad_token_id: int | None = 0
     end_of_turn_token_id: int | None = None
@@ -154,10 +154,11 @@ class FusionConfig(PreTrainedConfig):
         need(is_square(self.num_latents), "num_latents", f"{self.num_latents!r} is not a square")
         need(self.window_size >= 1, "window_size", f"{self.window_size} is below 1")
         need(self.mapping_loss_weight >= 0, "mapping_loss_weight", f"{self.mapping_loss_weight} is negative")
-        need(isinstance(vision.image_size, int), "vision_config.image_size", f"{vision.image_size!r} is not one integer")
-        need(isinstance(vision.patch_size, int), "vision_config.patch_size", f"{vision.patch_size!r} is not one integer")
+        for name in ("image_size", "patch_size"):
+            value = getattr(vision, name)
+            need(isinstance(value, int), f"vision_config.{name}", f"{value!r} is not one integer")
         need(self.patch_grid >= 1, "vision_config.patch_size", "is larger than image_size")
-        need(vision.num_hidden_layers >= 3, "vision_config.num_hidden_layers", "must be at least 3 (the last is unused)")
+        need(vision.num_hidden_layers >= 3, "vision_config.num_hidden_layers", "must be at least 3")
         heads = vision.num_attention_heads
         need(vision.hidden_size % heads == 0, "vision_config.num_attention_heads", f"{heads} does not divide the width")
         used = self.used_tower_layers

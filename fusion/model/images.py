@@ -39,8 +39,8 @@ def decode_image(source: Image.Image | bytes) -> Image.Image:
 
     EXIF orientation is applied. Transparency (RGBA, LA, palettes and tRNS chunks) is composited on white. CMYK, YCbCr,
     LAB, HSV, greyscale, palette and 1-bit pictures are converted by Pillow. 16-bit greyscale is scaled from 0..65535
-    to 0..255 with rounding (32-bit integers are clipped to 16 bits first). Of an animation the first frame is taken. A picture of one
-    pixel is valid.
+    to 0..255 with rounding (32-bit integers are clipped to 16 bits first). Of an animation the first frame is taken.
+    A picture of one pixel is valid.
 
     Raises:
         SampleError: "image_unreadable" (not an image, truncated), "image_empty" (no pixels), "image_too_large"

@@ -19,7 +19,7 @@ class PairLinear(nn.Linear):
     def __init__(self, width: int) -> None:
         super().__init__(2 * width, width, bias=False)
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:  # type: ignore[override]
         """[Q, D], [Q, q, D] -> [Q, q, D]."""
         weight_left, weight_right = self.weight.split(self.out_features, dim=1)
         return F.linear(left, weight_left).unsqueeze(1) + F.linear(right, weight_right)

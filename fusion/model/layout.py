@@ -9,6 +9,7 @@ Source: design heading "Context-aware recursive alignment decoding".
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,8 @@ class SequenceLayout:
             return self
         names = [field.name for field in fields(self) if field.name != "lengths"]
         tensors = {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        return replace(self, **moved)
 
 
 def _unless_counting(index: Indices, count: int) -> Tensor | None:

@@ -20,13 +20,13 @@ class Projector(nn.Sequential):
 
 
 class SumCount(NamedTuple):
-    """A sum over elements (float32, 0-dim) and their number (int64, 0-dim).
+    """A sum over elements (`total`, float32, 0-dim) and their number (`elements`, int64, 0-dim).
 
     Kept apart so that a mean can be taken over a whole optimiser step: all its micro-batches on all ranks.
     """
 
-    sum: Tensor
-    count: Tensor
+    total: Tensor
+    elements: Tensor
 
 
 class LossSums(NamedTuple):
@@ -46,7 +46,7 @@ class LossCounts(NamedTuple):
 
 
 def combine_losses(sums: LossSums, counts: LossCounts | None, mapping_loss_weight: float) -> Tensor:
-    """cross_entropy + weight * (text mapping + image mapping), each the sum over its count; a term without elements is 0.
+    """cross_entropy + weight * (text mapping + image mapping), each a sum over its count; without elements it is 0.
 
     Args:
         sums: of one forward pass.
@@ -58,9 +58,11 @@ def combine_losses(sums: LossSums, counts: LossCounts | None, mapping_loss_weigh
         float32, 0-dim.
     """
     weights = (1.0, mapping_loss_weight, mapping_loss_weight)
-    divisors = [pair.count.clamp(min=1) for pair in sums] if counts is None else [max(count, 1) for count in counts]
-    terms = [weight * pair.sum / divisor for weight, pair, divisor in zip(weights, sums, divisors, strict=True)]
-    return terms[0] + terms[1] + terms[2]
+    loss = torch.zeros_like(sums.cross_entropy.total)
+    for index, (weight, pair) in enumerate(zip(weights, sums, strict=True)):
+        divisor = pair.elements.clamp(min=1) if counts is None else max(counts[index], 1)
+        loss = loss + weight * pair.total / divisor
+    return loss
 
 
 def cosine_distance(left: Tensor, right: Tensor) -> Tensor:

@@ -88,8 +88,8 @@ class FusionModel(nn.Module):
         decoder = AutoModel.from_config(config.text_config)
         for part in ("embed_tokens", "layers", "norm", "rotary_emb"):
             if not hasattr(decoder, part):
-                raise ValueError(f"text_config: {type(decoder).__name__} is not a Llama- or Phi3-type model (no {part})")
-        self.embed_tokens: nn.Embedding = decoder.embed_tokens
+                raise ValueError(f"text_config: {type(decoder).__name__} is not of Llama or Phi3 type (no {part})")
+        self.embed_tokens: nn.Module = decoder.embed_tokens
         self.layers: nn.ModuleList = decoder.layers
         self.norm: nn.Module = decoder.norm
         self.rotary_emb: nn.Module = decoder.rotary_emb
@@ -101,6 +101,12 @@ class FusionModel(nn.Module):
         if self.interaction_at:
             blocks = (InteractionBlock(width, config.interaction_heads) for _ in self.interaction_at)
             self.vision_sampler_layers = nn.ModuleList(blocks)
+
+        self.freeze_unused()
+
+    def freeze_unused(self) -> None:
+        """The tower's post-layernorm is carried for the layout of the checkpoints alone; no output depends on it."""
+        self.vision_tower.layers.post_layernorm.requires_grad_(False)
 
     def encode(self, pixels: Tensor, layout: SequenceLayout) -> EncodedInputs:
         """Run the tower and build the decoder's input.
@@ -239,12 +245,12 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config: FusionConfig
     config_class = FusionConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012  (names the base class reads, here and below)
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ("TowerLayer", "LlamaDecoderLayer", "Phi3DecoderLayer", "InteractionLayer")
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012  (a name the base class reads)
+    _no_split_modules = ["TowerLayer", "LlamaDecoderLayer", "Phi3DecoderLayer", "InteractionLayer"]  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
@@ -256,7 +262,7 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, Projector | InteractionLayer):
-            # The published models leave these new modules at the default of a linear layer.
+            # These modules start from the default of a linear layer, not from the decoder's narrow normal.
             for part in module.modules():
                 if isinstance(part, nn.Linear):
                     init.kaiming_uniform_(part.weight, a=5**0.5)
@@ -264,11 +270,15 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
                         bound = part.in_features**-0.5
                         init.uniform_(part.bias, -bound, bound)
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def draw(self, part: nn.Module) -> None:
+        """Give the parameters of a module of this model new initial values."""
+        part.apply(self._init_weights)
+
+    def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
         return self.model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embedding."""
         self.model.embed_tokens = value
 

@@ -56,6 +56,18 @@ def _find(sequence: Sequence[int], part: Sequence[int]) -> list[int]:
     return [end for end in ends if list(sequence[end + 1 - size : end + 1]) == list(part)]
 
 
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a Hub id or folder.
+
+    Raises:
+        ValueError: there is only a slow one.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"tokenizer: {source} has no fast tokenizer, only {type(tokenizer).__name__}")
+    return tokenizer
+
+
 class FusionProcessor:
     """Tokenizer, template and image preparation of one model.
 
@@ -101,7 +113,7 @@ class FusionProcessor:
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> FusionProcessor:
         """Read tokenizer and configuration from a folder written by `save_pretrained`."""
-        return cls(AutoTokenizer.from_pretrained(folder), FusionConfig.from_pretrained(folder))
+        return cls(load_tokenizer(folder), FusionConfig.from_pretrained(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer's files and config.json."""
@@ -169,7 +181,7 @@ class FusionProcessor:
 
     def decode_answers(self, answers: Iterable[Sequence[int]]) -> list[str]:
         """Text of generated ids, without special tokens and surrounding white space."""
-        return [self.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in answers]
+        return [str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip() for ids in answers]
 
     def _special_tokens(self) -> list[str]:
         added = self.tokenizer.added_tokens_decoder.values()

@@ -9,7 +9,7 @@ Source: paper section on text-guided unified vision encoding; design heading "Te
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,8 @@ class TowerAttention(nn.Module):
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(heads(query), heads(key), heads(value), attn_mask=keys, dropout_p=dropout)
+        query, key, value = heads(query), heads(key), heads(value)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, dropout_p=dropout)
         return mixed.transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, text: TextRows | None, mode: TextMode) -> Tensor:
@@ -160,8 +161,8 @@ class SiglipLayers(nn.Module):
         width, patch = vision.hidden_size, vision.patch_size
         self.patch_size = patch
         self.grid = config.patch_grid
-        self.early_layers: int = config.early_layers
-        self.level_size: int = config.level_size
+        self.early_layers = config.early_layers
+        self.level_size = config.level_size
         self.early_mode: TextMode = "uniform" if config.text_mask == "checkpoint" else "blind"
         self.count_text_padding = config.count_text_padding
         self.embeddings = nn.ModuleDict(
@@ -172,8 +173,7 @@ class SiglipLayers(nn.Module):
         )
         layers = nn.ModuleList(TowerLayer(vision) for _ in range(config.used_tower_layers))
         self.encoder = nn.ModuleDict({"layers": layers})
-        # Carried for the layout of the checkpoints; no output depends on it, so no gradient reaches it.
-        self.post_layernorm = nn.LayerNorm(width, eps=vision.layer_norm_eps).requires_grad_(False)
+        self.post_layernorm = nn.LayerNorm(width, eps=vision.layer_norm_eps)
 
     def cut(self, pixels: Tensor) -> Tensor:
         """[M, 3, S, S] -> [M, V, 3 * p * p], patches row by row; pixels beyond the last whole patch are dropped."""
@@ -184,8 +184,9 @@ class SiglipLayers(nn.Module):
 
     def embed(self, patches: Tensor) -> Tensor:
         """Hidden state 0: [M, V, 3 * p * p] (any float dtype) -> [M, V, d] (dtype of the weights)."""
-        embedding = self.embeddings["patch_embedding"]
-        return self.embeddings["position_embedding"](embedding(patches.to(embedding.weight.dtype)))
+        embedding = cast(PatchEmbedding, self.embeddings["patch_embedding"])
+        hidden: Tensor = self.embeddings["position_embedding"](embedding(patches.to(embedding.weight.dtype)))
+        return hidden
 
     def text_rows(self, is_text: Tensor, dtype: torch.dtype, padded: bool) -> TextRows:
         """Masks and weights from a bool [R, T] that is False at text padding; `padded` = whether there is any."""
@@ -207,19 +208,19 @@ class SiglipLayers(nn.Module):
             features [M, V, 3d] and [R, V + T, 3d] (or None).
         """
         plain_levels, guided_levels = _Levels(self.level_size), _Levels(self.level_size)
-        for index, layer in enumerate(self.encoder["layers"]):
+        layers = cast(nn.ModuleList, self.encoder["layers"])
+        for index, layer in enumerate(layers):
             mode: TextMode = self.early_mode if index < self.early_layers else "full"
             plain_levels.add(index, plain)
             plain = layer(plain, None, "full")
             if guided is not None:
                 guided_levels.add(index, guided)
                 guided = layer(guided, text, mode)
-        count = len(self.encoder["layers"])
-        plain_levels.add(count, plain)
+        plain_levels.add(len(layers), plain)
         plain = plain_levels.features(plain)
         if guided is None:
             return plain, None
-        guided_levels.add(count, guided)
+        guided_levels.add(len(layers), guided)
         return plain, guided_levels.features(guided)
 
 
@@ -233,6 +234,4 @@ class VisionTower(nn.Module):
     @property
     def layers(self) -> SiglipLayers:
         """The tower itself."""
-        tower = self.vision_tower["vision_model"]
-        assert isinstance(tower, SiglipLayers)
-        return tower
+        return cast(SiglipLayers, self.vision_tower["vision_model"])

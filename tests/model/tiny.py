@@ -22,12 +22,12 @@ CONTROL = {
     "phi_3": ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
     "llama_3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|reserved_special_token_0|>"],
 }
-WORDS = "what colour is the bus red blue how many dogs two yes no left of tree a bench it one name prime".split()
+WORDS = "what colour is the bus red blue how many dogs two yes no left of tree a bench it one name prime"
 
 
 def tiny_tokenizer(template: str) -> PreTrainedTokenizerFast:
     """Words, punctuation and runs of newlines as tokens; characters of unknown words fall to <unk>."""
-    text = TEMPLATES[template].system + "system user assistant " + " ".join(WORDS)
+    text = TEMPLATES[template].system + "system user assistant " + WORDS
     for token in CONTROL[template]:
         text = text.replace(token, " ")
     pieces = pre_tokenizers.Split(Regex(r"\n+|\w+|[^\w\s]"), "removed", invert=True)
@@ -62,12 +62,12 @@ def vision_config(**changes: Any) -> SiglipVisionConfig:
 
 def build(template: str = "phi_3", **options: Any) -> tuple[FusionForConditionalGeneration, FusionProcessor]:
     """A tiny model from random weights."""
-    options = {
+    settings: dict[str, Any] = {
         "num_of_vision_sampler_layers": 2, "stride_of_vision_sampler_layers": 1, "query_len": [1, 4, 9],
         "num_latents": 4, "interaction_heads": 4, "seed": 0,
     } | options  # fmt: skip
     return build_from_base(
-        text_config(template), vision_config(), tiny_tokenizer(template), template=template, **options
+        text_config(template), vision_config(), tiny_tokenizer(template), template=template, **settings
     )
 
 
