@@ -14,14 +14,34 @@ import psutil
 from fusion.hashing import file_sha256
 
 CODE: tuple[str, ...] = (
-    "fusion", "flows", "data/catalog", "data/pipeline.yaml", "data/samples", "data/tokenizers",
-    "params.yaml", "dvc.yaml", "requirements.txt", "pyproject.toml",
+    "fusion",
+    "flows",
+    "data/catalog",
+    "data/pipeline.yaml",
+    "data/samples",
+    "data/tokenizers",
+    "params.yaml",
+    "dvc.yaml",
+    "requirements.txt",
+    "pyproject.toml",
 )
 """What makes a tree dirty when it differs from the commit. dvc.lock and records/ change during every run."""
 
 PACKAGES: tuple[str, ...] = (
-    "torch", "transformers", "deepspeed", "tokenizers", "safetensors", "dvc", "prefect", "polars", "pyarrow",
-    "great-expectations", "webdataset", "pillow", "numpy", "pdqhash",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "tokenizers",
+    "safetensors",
+    "dvc",
+    "prefect",
+    "polars",
+    "pyarrow",
+    "great-expectations",
+    "webdataset",
+    "pillow",
+    "numpy",
+    "pdqhash",
 )
 """The packages whose versions stand in a record; the hash of requirements.txt covers all others."""
 

@@ -36,7 +36,7 @@ class Stage:
 
 
 def resolve_stages(root: Path = Path(".")) -> dict[str, Stage]:
-    """All stages of `root`/dvc.yaml by name, in the file's order; raises `LineageError` when DVC cannot read it."""
+    """All stages of `root`/dvc.yaml by name, in DVC's running order; raises `LineageError` when DVC cannot read it."""
     if not (root / "dvc.yaml").is_file():
         raise LineageError(f"{root / 'dvc.yaml'} is not here: run the command in the project's folder")
     key = json_sha256([CACHE_FORMAT, {name: sha256_path(root / name) for name in SOURCES if (root / name).exists()}])
@@ -56,14 +56,18 @@ def _from_document(item: dict[str, Any]) -> Stage:
 
 
 def _ask_dvc(root: Path) -> list[Stage]:
-    from dvc.dependency.param import ParamsDependency  # type: ignore[import-untyped]
-    from dvc.exceptions import DvcException  # type: ignore[import-untyped]
-    from dvc.repo import Repo  # type: ignore[import-untyped]
+    from dvc.dependency.param import ParamsDependency
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import get_active_graph, plan_repro
 
     stages = []
     try:
         with Repo(str(root)) as repo:
-            for stage in repo.stage.load_all(str((root / "dvc.yaml").resolve())):
+            # In the order in which `dvc repro` runs them, which decides the order of dvc.lock.
+            for stage in plan_repro(get_active_graph(repo.index.graph)):
+                if stage.path_in_repo != "dvc.yaml":
+                    continue
                 params: dict[str, dict[str, Any]] = {}
                 deps = []
                 for dependency in stage.deps:
@@ -76,7 +80,8 @@ def _ask_dvc(root: Path) -> list[Stage]:
                 command = stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd or [])
                 stages.append(Stage(stage.name, command, tuple(sorted(deps)), tuple(sorted(outs)), params))
     except DvcException as error:
-        raise LineageError(f"DVC cannot read {root / 'dvc.yaml'}: {error}") from error
+        cause = f": {error.__cause__}" if error.__cause__ is not None else ""
+        raise LineageError(f"DVC cannot read {root / 'dvc.yaml'}: {error}{cause}") from error
     return stages
 
 

@@ -1,0 +1,92 @@
+"""What a flow runs: the stages of dvc.yaml in DVC's order, those among them that changed, and why."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.errors import FlowError
+from fusion.lineage.stages import Stage, ancestors_of, parents_of, producer_of, producers
+
+
+def dvc_command(*arguments: str) -> list[str]:
+    """A DVC command line that waits for the repository's lock."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def stage_environment(root: Path) -> dict[str, str]:
+    """The environment of DVC and the stages: this interpreter's commands first on the path, output not held back."""
+    commands = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+
+
+def select(stages: Mapping[str, Stage], targets: Iterable[str]) -> list[Stage]:
+    """The target stages and all they need, in DVC's order; all stages without a target."""
+    wanted = set()
+    for target in targets:
+        if target not in stages:
+            raise FlowError(f"dvc.yaml has no stage `{target}`; it has: {', '.join(stages)}")
+        wanted |= {target, *(stage.name for stage in ancestors_of(target, stages))}
+    return [stage for stage in stages.values() if not wanted or stage.name in wanted]
+
+
+def changes(root: Path) -> dict[str, str]:
+    """Stage -> what changed about it, for all stages that DVC would not leave alone. Asks DVC once."""
+    command = dvc_command("--wait-for-lock", "status", "--json")
+    run = subprocess.run(command, cwd=root, env=stage_environment(root), capture_output=True, text=True)
+    if run.returncode:
+        raise FlowError(f"dvc status failed: {_last_line(run.stderr) or _last_line(run.stdout)}")
+    status: dict[str, list[Any]] = json.loads(run.stdout or "{}")
+    return {name: _reason(entries) for name, entries in status.items()}
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _reason(entries: list[Any]) -> str:
+    parts = []
+    for entry in entries:
+        if isinstance(entry, str):
+            parts.append(entry)
+            continue
+        for kind, paths in entry.items():
+            detail = ", ".join(f"{path} {state}" for path, state in paths.items()) if isinstance(paths, dict) else ""
+            parts.append(f"{kind}: {detail}" if detail else str(kind))
+    return "; ".join(parts)
+
+
+def read_lock(root: Path) -> dict[str, Any]:
+    """The stages of dvc.lock; empty without the file."""
+    path = root / "dvc.lock"
+    if not path.is_file():
+        return {}
+    document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return dict((document or {}).get("stages") or {})
+
+
+def outdated_by_parents(stage: Stage, stages: Mapping[str, Stage], executed: set[str], root: Path) -> str | None:
+    """Why `stage` must run because of what ran before it in this flow, or None when its inputs came out the same.
+
+    Compares the hashes that dvc.lock has for the stage's dependencies with those of the outputs as they are now, which
+    is what DVC would find after starting up for a second.
+    """
+    outputs = producers(stages.values())
+    if not executed & set(parents_of(stage, outputs)):
+        return None
+    lock = read_lock(root)
+    present = {out["path"]: out.get("md5") for entry in lock.values() for out in entry.get("outs", [])}
+    recorded = {dep["path"]: dep.get("md5") for dep in lock.get(stage.name, {}).get("deps", [])}
+    for path in stage.deps:
+        hit = producer_of(path, outputs)
+        if hit is None and not any(out.startswith(path + "/") for out in outputs):
+            continue
+        if path not in present or present[path] != recorded.get(path):
+            return f"changed deps: {path} modified"
+    return None
