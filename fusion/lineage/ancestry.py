@@ -10,8 +10,9 @@ from typing import Any
 
 from fusion.hashing import json_sha256
 from fusion.lineage.errors import LineageError
-from fusion.lineage.records import Record, choose_record, hash_if_there, outputs_read, record_folder, wanted_outputs
-from fusion.lineage.stages import Stage, ancestors_of, parents_of, producers, resolve_stages
+from fusion.lineage.files import Hasher
+from fusion.lineage.records import Record, choose_record, read_inputs, record_folder, wanted_of
+from fusion.lineage.stages import Stage, ancestors_of, parents_of, producer_of, producers, resolve_stages
 
 FORMAT = 1
 
@@ -47,19 +48,19 @@ def ancestry_of(stage_name: str, root: Path = Path(".")) -> Ancestry:
     stages = resolve_stages(root)
     ancestors = ancestors_of(stage_name, stages)
     outputs = producers(stages.values())
-    target = stages[stage_name]
+    hasher = Hasher(root)
     read: dict[str, dict[str, str]] = {stage.name: {} for stage in ancestors}
-    _want(target, _produced_inputs(target, outputs, root), outputs, read, root)
+    _note_read(stages[stage_name], _now(stages[stage_name], outputs, hasher), outputs, read)
     records: dict[str, Record] = {}
     for stage in reversed(ancestors):
-        record = choose_record(stage, stages, read[stage.name], root)
+        record = choose_record(stage, stages, read[stage.name], root, hasher)
         if record is None:
             raise LineageError(
                 f"{record_folder(stage.name)}/ has no record of the run of `{stage.name}` that wrote what is there: "
                 f"get it back with `git checkout -- records`, or run `dvc repro --force --single-item {stage.name}`"
             )
         records[stage.name] = record
-        _want(stage, record.inputs, outputs, read, root)
+        _note_read(stage, record.inputs, outputs, read)
     return Ancestry(stage_name, {stage.name: records[stage.name] for stage in ancestors})
 
 
@@ -68,24 +69,21 @@ def lineage_digest(variant: str, root: Path = Path(".")) -> str:
     return ancestry_of(f"package@{variant}", root).digest
 
 
-def _produced_inputs(stage: Stage, outputs: dict[str, Stage], root: Path) -> dict[str, str]:
-    """Hashes of the outputs that `stage` reads, as they are now."""
-    inputs = {}
-    for parent in parents_of(stage, outputs).values():
-        for path in outputs_read(stage.deps, parent):
-            sha256 = hash_if_there(path, root)
-            if sha256 is None:
-                raise LineageError(f"{path} is not there: run `dvc repro {parent.name}`, or `dvc checkout {path}`")
-            inputs[path] = sha256
-    return inputs
+def _now(stage: Stage, outputs: dict[str, Stage], hasher: Hasher) -> dict[str, str]:
+    """Hashes of what `stage` reads now; a missing output is named with the stage that makes it."""
+    for path in stage.deps:
+        hit = producer_of(path, outputs)
+        if hit is not None and not hasher.exists(path):
+            raise LineageError(f"{path} is not there: run `dvc repro {hit[1].name}`, or `dvc checkout {hit[0]}`")
+    return read_inputs(stage, outputs, hasher)
 
 
-def _want(
-    child: Stage, inputs: dict[str, str], outputs: dict[str, Stage], read: dict[str, dict[str, str]], root: Path
+def _note_read(
+    child: Stage, inputs: dict[str, str], outputs: dict[str, Stage], read: dict[str, dict[str, str]]
 ) -> None:
     """Notes for each parent of `child` which of its outputs, with which content, `child` was made from."""
     for parent in parents_of(child, outputs).values():
-        for path, sha256 in wanted_outputs(inputs, parent, root).items():
+        for path, sha256 in wanted_of(parent, inputs).items():
             if read[parent.name].setdefault(path, sha256) != sha256:
                 raise LineageError(
                     f"`{child.name}` was made from another {path} than is there now or than a stage beside it read: "

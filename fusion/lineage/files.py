@@ -18,18 +18,41 @@ IGNORED_FOLDERS = frozenset({"__pycache__"})
 """Folders that never count as content: byte code differs between interpreters and appears by merely importing."""
 
 
-def sha256_path(path: Path) -> str:
-    """The content hash of a file or a folder; raises `LineageError` when nothing is there.
+class Hasher:
+    """Content hashes of files and folders below `root`, each file read once: for a moment in which nothing changes."""
 
-    A folder's hash is the sha256 over one line `<file's sha256>  <relative path>` per file, sorted by path: the format
-    of `sha256sum`, so that anybody can check it without this project. Empty folders do not count.
-    """
-    if path.is_file():
-        return file_sha256(path)
-    if not path.is_dir():
-        raise LineageError(f"{path} is not there, so it cannot be hashed")
-    lines = [f"{file_sha256(path / name)}  {name}\n" for name in sorted(files_below(path))]
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, str] = {}
+
+    def exists(self, path: str) -> bool:
+        """Whether anything is at `path`, which is relative to the root."""
+        return (self._root / path).exists()
+
+    def sha256(self, path: str) -> str:
+        """The content hash of the file or folder at `path`; raises `LineageError` when nothing is there.
+
+        A folder's hash is the sha256 over one line `<file's sha256>  <relative path>` per file, sorted by path: the
+        format of `sha256sum`, so that anybody can check it without this project. Empty folders do not count.
+        """
+        full = self._root / path
+        if full.is_file():
+            return self._file(full)
+        if not full.is_dir():
+            raise LineageError(f"{path} is not there, so it cannot be hashed")
+        lines = [f"{self._file(full / name)}  {name}\n" for name in sorted(files_below(full))]
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _file(self, path: Path) -> str:
+        key = str(path)
+        if key not in self._known:
+            self._known[key] = file_sha256(path)
+        return self._known[key]
+
+
+def sha256_path(path: Path) -> str:
+    """The content hash of one file or folder, as `Hasher.sha256` gives it."""
+    return Hasher(path.parent).sha256(path.name)
 
 
 def files_below(folder: Path) -> Iterator[str]:

@@ -27,17 +27,17 @@ from typing import Any
 from fusion.hashing import json_sha256
 from fusion.lineage.environment import environment, git_state, hardware
 from fusion.lineage.errors import LineageError
-from fusion.lineage.files import sha256_path, write_json
+from fusion.lineage.files import Hasher, write_json
 from fusion.lineage.memory import PeakMemory
 from fusion.lineage.records import (
     DETERMINISTIC,
     choose_record,
-    hash_if_there,
+    read_inputs,
     read_records,
     record_file_name,
     record_folder,
     source_inputs,
-    wanted_outputs,
+    wanted_of,
 )
 from fusion.lineage.stages import Stage, parents_of, producers, resolve_stages
 
@@ -60,8 +60,9 @@ def record_stage(stage_name: str, root: Path = Path(".")) -> Iterator[None]:
     if stage_name not in stages:
         raise LineageError(f"dvc.yaml has no stage `{stage_name}`, so its run cannot be recorded")
     stage = stages[stage_name]
-    inputs = {path: sha256_path(root / path) for path in stage.deps}
-    parents = _parent_digests(stage, stages, inputs, root)
+    before = Hasher(root)
+    inputs = read_inputs(stage, producers(stages.values()), before)
+    parents = _parent_digests(stage, stages, inputs, root, before)
     run: dict[str, Any] = {"git": git_state(root), "started": _now()}
     began = time.monotonic()
     os.environ["FUSION_RECORDING"] = stage_name
@@ -75,20 +76,21 @@ def record_stage(stage_name: str, root: Path = Path(".")) -> Iterator[None]:
     finally:
         del os.environ["FUSION_RECORDING"]
     seconds = time.monotonic() - began
-    sources = source_inputs(stage, stages)
+    after = Hasher(root)
+    edited = [p for p in source_inputs(stage, stages) if not after.exists(p) or after.sha256(p) != inputs[p]]
     core = {
         "stage": stage.name,
         "command": stage.command,
         "params": {path: dict(values) for path, values in stage.params.items()},
         "inputs": inputs,
-        "outputs": _hash_outputs(stage, root),
+        "outputs": _hash_outputs(stage, after),
     }
     path = f"{record_folder(stage_name)}/{record_file_name(core)}"
     run |= {
         "ended": _now(),
         "seconds": round(seconds, 3),
         "peak_memory_bytes": memory.peak_bytes,
-        "changed_during_run": [path for path in sources if hash_if_there(path, root) != inputs[path]],
+        "changed_during_run": edited,
         "seed": stage.params.get("params.yaml", {}).get("run.seed"),
         "flow_run_id": os.environ.get("FUSION_FLOW_RUN_ID"),
         "environment": environment(root),
@@ -98,11 +100,11 @@ def record_stage(stage_name: str, root: Path = Path(".")) -> Iterator[None]:
     _log_execution(root, stage_name, run, began, memory.peak_bytes, {"record": path})
 
 
-def _hash_outputs(stage: Stage, root: Path) -> dict[str, str]:
-    missing = [path for path in stage.outs if not (root / path).exists()]
+def _hash_outputs(stage: Stage, hasher: Hasher) -> dict[str, str]:
+    missing = [path for path in stage.outs if not hasher.exists(path)]
     if missing:
         raise LineageError(f"stage `{stage.name}` ended without writing {', '.join(missing)}")
-    return {path: sha256_path(root / path) for path in stage.outs}
+    return {path: hasher.sha256(path) for path in stage.outs}
 
 
 def _keep(root: Path, path: str, core: dict[str, Any], parents: dict[str, str | None], run: dict[str, Any]) -> None:
@@ -116,12 +118,12 @@ def _keep(root: Path, path: str, core: dict[str, Any], parents: dict[str, str | 
 
 
 def _parent_digests(
-    stage: Stage, stages: Mapping[str, Stage], inputs: dict[str, str], root: Path
+    stage: Stage, stages: Mapping[str, Stage], inputs: dict[str, str], root: Path, hasher: Hasher
 ) -> dict[str, str | None]:
     """Parent stage -> digest of the record of the run that wrote what is read now; None when there is no record."""
     digests: dict[str, str | None] = {}
     for name, parent in parents_of(stage, producers(stages.values())).items():
-        record = choose_record(parent, stages, wanted_outputs(inputs, parent, root), root)
+        record = choose_record(parent, stages, wanted_of(parent, inputs), root, hasher)
         digests[name] = record.digest if record is not None else None
     return digests
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from fusion.hashing import json_sha256
 from fusion.lineage.errors import LineageError
-from fusion.lineage.files import sha256_path
-from fusion.lineage.stages import Stage, producer_of, producers
+from fusion.lineage.files import Hasher
+from fusion.lineage.stages import Stage, parents_of, producer_of, producers
 
 RECORDS = "records"
 DETERMINISTIC = ("stage", "command", "params", "inputs", "outputs", "parents")
@@ -79,22 +79,35 @@ def record_file_name(core: dict[str, Any]) -> str:
     return f"{outputs[:16]}-{inputs[:16]}.json"
 
 
-def outputs_read(paths: Iterable[str], parent: Stage) -> list[str]:
-    """The outputs of `parent` that a stage with the dependencies `paths` reads, wholly or in part."""
-    paths = list(paths)
+def read_inputs(stage: Stage, outputs: Mapping[str, Stage], hasher: Hasher) -> dict[str, str]:
+    """Path -> sha256 of all that `stage` reads: its dependencies, and every output of a stage that they are a part of.
+
+    A dependency can be a folder around several outputs, or a file inside one. With these outputs among the inputs, each
+    is found in its own stage's record. Raises `LineageError` when something is missing.
+    """
+    paths = {
+        *stage.deps,
+        *(out for parent in parents_of(stage, outputs).values() for out in _read_of(parent, stage.deps)),
+    }
+    return {path: hasher.sha256(path) for path in sorted(paths)}
+
+
+def wanted_of(parent: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
+    """The outputs of `parent` among `inputs`, with their hashes."""
+    return {out: inputs[out] for out in parent.outs if out in inputs}
+
+
+def _read_of(parent: Stage, deps: Iterable[str]) -> list[str]:
     return [
         out
         for out in parent.outs
-        if any(path == out or path.startswith(out + "/") or out.startswith(path + "/") for path in paths)
+        if any(dep == out or dep.startswith(out + "/") or out.startswith(dep + "/") for dep in deps)
     ]
 
 
-def wanted_outputs(inputs: Mapping[str, str], parent: Stage, root: Path) -> dict[str, str]:
-    """The outputs of `parent` that are read, with hashes: as `inputs` has them, or hashed now where a part is read."""
-    return {out: inputs[out] if out in inputs else sha256_path(root / out) for out in outputs_read(inputs, parent)}
-
-
-def choose_record(stage: Stage, stages: Mapping[str, Stage], wanted: Mapping[str, str], root: Path) -> Record | None:
+def choose_record(
+    stage: Stage, stages: Mapping[str, Stage], wanted: Mapping[str, str], root: Path, hasher: Hasher
+) -> Record | None:
     """The record of the run of `stage` that wrote `wanted` (path -> sha256), or None.
 
     Several runs can have written the same bytes: then the one whose command, parameters and source files are those of
@@ -114,12 +127,12 @@ def choose_record(stage: Stage, stages: Mapping[str, Stage], wanted: Mapping[str
         for record in found
         if record.document["command"] == stage.command
         and record.document["params"] == params
-        and set(record.inputs) == set(stage.deps)
+        and set(stage.deps) <= set(record.inputs)
     ]
     sources = source_inputs(stage, stages)
-    current = [record for record in current if _as_now(record, sources, root)]
+    current = [record for record in current if _as_now(record, sources, hasher)]
     if len(current) > 1:
-        current = [record for record in current if _as_now(record, stage.deps, root)]
+        current = [record for record in current if _as_now(record, stage.deps, hasher)]
     if current:
         return current[0]
     names = ", ".join(record.path for record in found)
@@ -139,10 +152,5 @@ def source_inputs(stage: Stage, stages: Mapping[str, Stage]) -> list[str]:
     ]
 
 
-def _as_now(record: Record, paths: Iterable[str], root: Path) -> bool:
-    return all(record.inputs[path] == hash_if_there(path, root) for path in paths)
-
-
-def hash_if_there(path: str, root: Path) -> str | None:
-    """The content hash of `path`, a path relative to the root, or None when nothing is there."""
-    return sha256_path(root / path) if (root / path).exists() else None
+def _as_now(record: Record, paths: Iterable[str], hasher: Hasher) -> bool:
+    return all(hasher.exists(path) and record.inputs[path] == hasher.sha256(path) for path in paths)

@@ -23,12 +23,12 @@ stages:
     deps: [fusion/count.py, made/words]
     params: [run.seed, count]
     outs:
-      - made/${item.kind}.txt
+      - counts/${item.kind}.txt
   package:
     matrix:
       variant: [tiny]
     cmd: python stage.py package@${item.variant}
-    deps: [made/vowels.txt, made/others.txt]
+    deps: [counts, made/words/all.txt]
     outs:
       - made/package-${item.variant}.txt
 """
@@ -44,10 +44,11 @@ def work(name):
         Path("made/words").mkdir(parents=True, exist_ok=True)
         Path("made/words/all.txt").write_text(Path("source.txt").read_text().lower())
     elif name.startswith("count"):
+        Path("counts").mkdir(exist_ok=True)
         text = Path("made/words/all.txt").read_text()
-        Path(f"made/{kind}.txt").write_text(str(sum((c in "aeiou") == (kind == "vowels") for c in text)))
+        Path(f"counts/{kind}.txt").write_text(str(sum((c in "aeiou") == (kind == "vowels") for c in text)))
     else:
-        parts = [Path(f"made/{kind}.txt").read_text() for kind in ("vowels", "others")]
+        parts = [Path(f"counts/{kind}.txt").read_text() for kind in ("vowels", "others")]
         Path("made/package-tiny.txt").write_text(" ".join(parts))
 
 if __name__ == "__main__":
@@ -70,7 +71,7 @@ class Project:
         (root / "source.txt").write_text("Abc E\n")
         (root / "params.yaml").write_text("run: {seed: 7}\ncount: {limit: 3}\n")
         (root / "requirements.txt").write_text("polars==2.1.0\n")
-        (root / ".gitignore").write_text("/made/\n/runs/\n/scratch/\n")
+        (root / ".gitignore").write_text("/made/\n/counts/\n/runs/\n/scratch/\n")
         (root / "dvc.yaml").write_text(DVC_YAML)
         (root / "stage.py").write_text(STAGE_PY)
 

@@ -14,7 +14,7 @@ def test_stages_are_resolved_by_dvc_and_kept_until_their_files_change(project):
     stages = resolve_stages(project.root)
     assert list(stages) == ["words", "count@vowels", "count@others", "package@tiny"]
     assert stages["count@others"].deps == ("fusion/count.py", "made/words")
-    assert stages["count@others"].outs == ("made/others.txt",)
+    assert stages["count@others"].outs == ("counts/others.txt",)
     assert resolve_stages(project.root) == stages
     (cached,) = project.root.glob("scratch/lineage/stages-*.json")
     (project.root / "params.yaml").write_text("run: {seed: 9}\ncount: {limit: 3}\n")
@@ -62,14 +62,14 @@ def test_a_missing_record_or_output_is_named(project):
     with pytest.raises(LineageError, match=r"records/count-vowels/ .*--single-item count@vowels"):
         lineage_digest("tiny", project.root)
     project.run("count@vowels")
-    (project.root / "made/vowels.txt").unlink()
-    with pytest.raises(LineageError, match=r"made/vowels.txt is not there"):
+    (project.root / "counts/vowels.txt").unlink()
+    with pytest.raises(LineageError, match=r"counts/vowels.txt is not there"):
         lineage_digest("tiny", project.root)
 
 
 def test_files_that_no_recorded_run_wrote_are_found(project):
     project.run_all()
-    (project.root / "made/vowels.txt").write_text("3")
+    (project.root / "counts/vowels.txt").write_text("3")
     with pytest.raises(LineageError, match="count-vowels"):
         lineage_digest("tiny", project.root)
 

@@ -19,7 +19,7 @@ def test_a_record_tells_what_went_in_and_out(project):
         "fusion/count.py": sha256_path(project.root / "fusion/count.py"),
         "made/words": sha256_path(project.root / "made/words"),
     }
-    assert record.outputs == {"made/vowels.txt": sha256_path(project.root / "made/vowels.txt")}
+    assert record.outputs == {"counts/vowels.txt": sha256_path(project.root / "counts/vowels.txt")}
     assert record.document["params"] == {"params.yaml": {"count": {"limit": 3}, "run.seed": 7}}
     assert record.document["command"] == "python stage.py count@vowels"
     assert record.document["parents"] == {"words": read_records("words", project.root)[0].digest}
@@ -123,7 +123,8 @@ def test_a_source_edited_during_the_run_is_named(project, monkeypatch):
     project.run("words")
     monkeypatch.chdir(project.root)
     with record_stage("count@vowels"):
-        Path("made/vowels.txt").write_text("2")
+        Path("counts").mkdir()
+        Path("counts/vowels.txt").write_text("2")
         Path("fusion/count.py").write_text("# changed meanwhile\n")
     (record,) = read_records("count@vowels", project.root)
     assert record.document["run"]["changed_during_run"] == ["fusion/count.py"]
