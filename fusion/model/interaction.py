@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from fusion.model.mapping import NewLinear
 
-class PairLinear(nn.Linear):
+
+class PairLinear(NewLinear):
     """W [left ; right] without building the pairs: the left half is computed once per question."""
 
     def __init__(self, width: int) -> None:
@@ -33,12 +35,12 @@ class CrossAttention(nn.Module):
         self.heads = heads
 
         def normed() -> nn.Sequential:
-            return nn.Sequential(nn.LayerNorm(width, eps=1e-5), nn.Linear(width, width, bias=False))
+            return nn.Sequential(nn.LayerNorm(width, eps=1e-5), NewLinear(width, width, bias=False))
 
         self.q_proj = normed()
         self.k_proj = normed()
         self.v_proj = normed()
-        self.o_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = NewLinear(width, width, bias=False)
 
     def forward(self, queries: Tensor, context: Tensor, image_of_question: Tensor | None) -> Tensor:
         """Attend.
@@ -70,11 +72,11 @@ class InteractionLayer(GradientCheckpointingLayer):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.proj_in = PairLinear(width)
-        self.proj_context = nn.Linear(width, width, bias=False)
+        self.proj_context = NewLinear(width, width, bias=False)
         self.cross_attn = CrossAttention(width, heads)
         self.norm = nn.LayerNorm(width, eps=1e-5)
         self.proj_out = nn.ModuleDict(
-            {"linear_1": nn.Linear(width, width, bias=False), "linear_2": nn.Linear(width, width, bias=False)}
+            {"linear_1": NewLinear(width, width, bias=False), "linear_2": NewLinear(width, width, bias=False)}
         )
 
     def forward(

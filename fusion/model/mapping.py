@@ -12,11 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class NewLinear(nn.Linear):
+    """A linear layer that no base model brings: it starts from torch's default, not the decoder's narrow normal."""
+
+
 class Projector(nn.Sequential):
     """Linear, exact GELU, Linear. `mm_projector` (v2t) maps 3d -> D -> D, `aux_projector` (t2v) D -> d -> d."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs))
+        super().__init__(NewLinear(inputs, outputs), nn.GELU(), NewLinear(outputs, outputs))
 
 
 class SumCount(NamedTuple):

@@ -19,9 +19,8 @@ from fusion.model.batch import IGNORED, FusionBatch
 from fusion.model.configuration import FusionConfig
 from fusion.model.generation import DecodeState, greedy_decode
 from fusion.model.head import OutputHead
-from fusion.model.interaction import InteractionLayer
 from fusion.model.layout import SequenceLayout, build_layout
-from fusion.model.mapping import LossCounts, LossSums, Projector, SumCount, combine_losses
+from fusion.model.mapping import LossCounts, LossSums, NewLinear, SumCount, combine_losses
 
 VISION_PREFIX = "model.vision_tower."
 
@@ -67,14 +66,11 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Projector | InteractionLayer):
-            # These modules start from the default of a linear layer, not from the decoder's narrow normal.
-            for part in module.modules():
-                if isinstance(part, nn.Linear):
-                    init.kaiming_uniform_(part.weight, a=5**0.5)
-                    if part.bias is not None:
-                        bound = part.in_features**-0.5
-                        init.uniform_(part.bias, -bound, bound)
+        if isinstance(module, NewLinear):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                bound = module.in_features**-0.5
+                init.uniform_(module.bias, -bound, bound)
 
     def draw(self, part: nn.Module) -> None:
         """Give the parameters of a module of this model new initial values."""

@@ -45,7 +45,8 @@ def test_transparency_is_composited_on_white() -> None:
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([10, 20, 30] + [0] * 765)
     grey = Image.new("LA", (4, 4), (7, 0))
-    for source in (clear, png(clear), png(palette, transparency=0), grey, png(Image.new("RGB", (4, 4)), transparency=(0, 0, 0))):
+    keyed = png(Image.new("RGB", (4, 4)), transparency=(0, 0, 0))
+    for source in (clear, png(clear), png(palette, transparency=0), grey, keyed):
         assert (np.asarray(decode_image(source)) == 255).all()
 
 

@@ -75,7 +75,7 @@ def test_a_prompt_is_the_sample_up_to_its_last_answer(template: str) -> None:
     assert np.array_equal(prompt.input_ids, sample.input_ids[:end])
     assert np.array_equal(prompt.question_ends, sample.question_ends)
     assert np.array_equal(prompt.instruct_ids, sample.instruct_ids)
-    assert prompt.pixels is not None and np.array_equal(prompt.pixels, sample.pixels)
+    assert prompt.pixels is not None and sample.pixels is not None and np.array_equal(prompt.pixels, sample.pixels)
     assert (prompt.labels == -100).all()
 
 
