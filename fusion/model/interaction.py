@@ -106,7 +106,7 @@ class InteractionLayer(GradientCheckpointingLayer):
         seen = self.cross_attn(pair, self.proj_context(context), image_of_question)
         aligned = self.norm(seen + pair)
         update = self.proj_out["linear_2"](F.gelu(self.proj_out["linear_1"](aligned)))
-        return hidden.index_add(0, positions, update.flatten(0, 1))
+        return hidden.index_add(0, positions, update.flatten(0, 1).to(hidden.dtype))
 
 
 class InteractionBlock(nn.Module):

@@ -198,6 +198,11 @@ def test_bfloat16_stays_near_float32() -> None:
     model, processor = build("llama_3")
     batch = processor.collate(samples(processor))
     expected = float(model(batch).loss.detach())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(batch).loss
+    mixed.backward()
+    model.zero_grad()
+    assert float(mixed.detach()) == pytest.approx(expected, rel=0.05)
     output = model.bfloat16()(batch)
     output.loss.backward()
     assert output.loss.dtype == torch.float32

@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from fusion.model.batch import EncodedSample
+from fusion.model.checkpoints import add_vision_tokens
 from fusion.model.processing import FusionProcessor
 from fusion.model.template import Message, SampleError
-from tests.model.tiny import WORDS, picture, png, shared, talk, tiny_tokenizer
+from tests.model.tiny import CONTROL, WORDS, picture, png, shared, talk, tiny_tokenizer
 
 TEMPLATES = ["phi_3", "llama_3"]
 texts = st.lists(st.sampled_from(WORDS.split()), min_size=1, max_size=6).map(" ".join)
@@ -143,3 +145,17 @@ def test_processor_round_trip(tmp_path: Path) -> None:
     assert np.array_equal(left.input_ids, right.input_ids) and np.array_equal(left.labels, right.labels)
     assert again.config.to_dict() == processor.config.to_dict()
     assert again.decode_answers([left.labels[left.labels >= 0].tolist()]) == ["red"]
+
+
+def test_tokens_that_swallow_the_newline_after_them_line_up() -> None:
+    _, processor = shared("phi_3")
+    tokenizer = tiny_tokenizer("phi_3")
+    control = [AddedToken(token, rstrip=True, special=True, normalized=False) for token in CONTROL["phi_3"]]
+    tokenizer.add_special_tokens({"additional_special_tokens": control})
+    add_vision_tokens(tokenizer)
+    processor = FusionProcessor(tokenizer, processor.config)
+    sample = processor.encode(talk("<image>what colour", "red", "how many", "two dogs"), PICTURE)
+    words = tokenizer.convert_ids_to_tokens(sample.input_ids[sample.question_ends].tolist())
+    assert words == ["<|assistant|>", "<|assistant|>"]
+    supervised = tokenizer.convert_ids_to_tokens(sample.labels[sample.labels >= 0].tolist())
+    assert supervised == ["red", "<|end|>", "two", "dogs", "<|end|>"]

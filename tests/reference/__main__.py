@@ -1,4 +1,9 @@
-"""`python -m tests.reference [DIR]`: compare every recorded case in DIR, one line a case."""
+"""`python -m tests.reference [DIR]`: compare every recorded case in DIR, one line a case.
+
+A case is CASE.json (configuration, loss, gradient norms), CASE.io.safetensors (inputs and results) and
+CASE.weights*.safetensors (all weights, in one file or several). The line shows the largest difference of each quantity;
+what is out of tolerance makes the exit status 1.
+"""
 
 from __future__ import annotations
 
