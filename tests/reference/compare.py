@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,8 @@ def _compare_forward(
     for name, parameter in model.named_parameters():
         norm = 0.0 if parameter.grad is None else float(parameter.grad.norm())
         recorded_norm = recorded_norms.get(name, 0.0)
+        if not math.isfinite(norm):
+            result.failures.append(f"gradient of {name} is {norm}")
         if max(norm, recorded_norm) > floor:
             worst = max(worst, abs(norm - recorded_norm) / max(norm, recorded_norm))
     result.differences["grads"] = worst
