@@ -51,4 +51,6 @@ def _part(part: BasePart, default_type: str | None) -> str | PreTrainedConfig:
     fields = dict(part.config or {})
     if default_type == "siglip_vision_model":
         return SiglipVisionConfig(**fields)
-    return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    # The families' default ids lie outside a small vocabulary; the template's own ids stand in the FUSION configuration.
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    return AutoConfig.for_model(fields.pop("model_type"), **(ids | fields))

@@ -9,6 +9,7 @@ from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.settings import Optimizer
 from fusion.train.recipe import Recipe
 
+_LARGEST_BUCKET = 500_000_000
 _PARTS = {
     "vision": "model.vision_tower.",
     "projectors": ("model.mm_projector.", "model.aux_projector."),
@@ -36,7 +37,7 @@ def make_engine(recipe: Recipe, model: FusionForConditionalGeneration) -> Any:
         model.enable_activation_checkpointing()
     model.train()
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=_adamw(settings.optimizer, groups), config=deepspeed_config(recipe), dist_init_required=False
+        model=model, optimizer=_adamw(settings.optimizer, groups), config=deepspeed_config(recipe, sum(parameter.numel() for parameter in parameters.values())), dist_init_required=False
     )
     return engine
 
@@ -47,8 +48,8 @@ def _adamw(settings: Optimizer, groups: dict[str, list[torch.nn.Parameter]]) -> 
     return torch.optim.AdamW(used, lr=0.0, betas=(first, second), eps=settings.eps, weight_decay=settings.weight_decay)
 
 
-def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
-    """DeepSpeed's configuration.
+def deepspeed_config(recipe: Recipe, elements: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for a model of `elements` parameters.
 
     Accumulation is 1 here on purpose: the step says itself where an optimiser step ends, because the last step of a
     stage may have fewer micro-batches, and losses are normalised over the whole step.
@@ -58,7 +59,12 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": recipe.hardware.micro_batch,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.max_grad_norm or 0.0,
-        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            # The buffers are allocated and touched whole: a small model must not pay 2 GB a rank for them.
+            "reduce_bucket_size": min(elements, _LARGEST_BUCKET),
+            "allgather_bucket_size": min(elements, _LARGEST_BUCKET),
+        },
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": settings.precision == "bf16"},
         "steps_per_print": 10**12,

@@ -30,7 +30,7 @@ def train_step(engine: Any, step: StepBatches, num_latents: int) -> dict[str, fl
             loss = sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad) * 0.0
         else:
             losses = engine(batch.to(engine.device), num_latents=num_latents).loss_sums
-            sums += torch.stack([term.sum.detach() for term in losses]).to(sums)
+            sums += torch.stack([term[0].detach() for term in losses]).to(sums)
             # DeepSpeed averages gradients over the ranks; these are shares of the whole step already.
             loss = model.combine_losses(losses, counts) * dist.get_world_size()
         engine.backward(loss)
