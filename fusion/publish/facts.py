@@ -1,0 +1,200 @@
+"""The facts of a finished run, read from its files once: for the model card, the report and the terminal."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusion.data.catalog import Catalog, Licence
+from fusion.publish.errors import PublishError
+from fusion.settings import STAGES, Settings
+
+GREY, PRIOR = "grey picture", "question-only prior"
+STAGE_TITLES = {"stage1": "Stage 1", "stage1_5": "Stage 1.5", "stage2": "Stage 2"}
+GROUP_TITLES = {"all": "All questions", "open": "Open questions", "yes_no": "Yes or no", "choice": "Multiple choice"}
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """One source of a data set. Counts are samples; `reasons` maps "block/reason" to a count."""
+
+    name: str
+    category: str
+    ingested: int
+    kept: int
+    rejected: int
+    reasons: dict[str, int]
+    licence: Licence
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """One data set after curation; `blocks` are its curation blocks in order: block, in, dropped, reasons."""
+
+    name: str
+    title: str
+    stages: tuple[str, ...]
+    ingested: int
+    kept: int
+    rejected: int
+    blocks: tuple[dict[str, Any], ...]
+    sources: tuple[SourceFacts, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """An accuracy with its interval, shares of 1."""
+
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of questions of a benchmark: the model, the model after stage 1, and the two blind baselines."""
+
+    name: str
+    n: int
+    model: Score
+    stage1: Score
+    grey: Score
+    prior: Score
+    margin: Score
+    """Model minus the better blind baseline, paired by question."""
+
+    @property
+    def title(self) -> str:
+        """The group's name for people."""
+        return GROUP_TITLES.get(self.name, self.name.replace("_", " ").replace("-", " ").capitalize())
+
+    @property
+    def blind(self) -> Score:
+        """The better blind baseline."""
+        return max(self.grey, self.prior, key=lambda score: score.accuracy)
+
+
+@dataclass(frozen=True)
+class BenchmarkFacts:
+    """One benchmark; `groups` begins with all questions."""
+
+    name: str
+    title: str
+    questions: int
+    pictures: int
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One training stage: what its summary.json says, and the columns of its loss.csv as numbers."""
+
+    name: str
+    summary: dict[str, Any]
+    curve: dict[str, list[float]]
+
+    @property
+    def title(self) -> str:
+        """The stage's name for people."""
+        return STAGE_TITLES[self.name]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of it. `weights` maps the evaluated weight files of the last stage to their sha256."""
+
+    variant: str
+    name: str
+    parameters: int
+    confidence: float
+    datasets: tuple[DatasetFacts, ...]
+    stages: tuple[StageFacts, ...]
+    benchmarks: tuple[BenchmarkFacts, ...]
+    weights: dict[str, str]
+
+    @property
+    def samples(self) -> int:
+        """Samples kept for training, over all data sets."""
+        return sum(dataset.kept for dataset in self.datasets)
+
+
+def collect_facts(settings: Settings, catalog: Catalog, variant: str, root: Path = Path(".")) -> Facts:
+    """Reads what the stages of `variant` wrote; raises `PublishError` naming the file and the stage that is missing."""
+    chosen = settings.variant(variant)
+    used: dict[str, list[str]] = {}
+    for stage in STAGES:
+        used.setdefault(getattr(chosen.data, stage), []).append(stage)
+    stages = tuple(_stage(variant, stage, root) for stage in STAGES)
+    scores = _read(root / f"results/{variant}/evaluation/scores.json", f"evaluate@{variant}")
+    return Facts(
+        variant=variant,
+        name=chosen.publish_as,
+        parameters=int(stages[-1].summary["parameters"]),
+        confidence=float(scores["confidence"]),
+        datasets=tuple(_dataset(catalog, name, tuple(of), root) for name, of in used.items()),
+        stages=stages,
+        benchmarks=tuple(_benchmark(catalog, variant, name, value) for name, value in scores["benchmarks"].items()),
+        weights=dict(scores["checkpoints"]["stage2"]),
+    )
+
+
+def _read(path: Path, stage: str) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PublishError(f"{path} is missing: run `dvc repro {stage}`") from None
+    except ValueError as error:
+        raise PublishError(f"{path} is not valid JSON ({error}): run `dvc repro --force {stage}`") from error
+    if not isinstance(document, dict):
+        raise PublishError(f"{path} is not a JSON object: run `dvc repro --force {stage}`")
+    return document
+
+
+def _dataset(catalog: Catalog, name: str, stages: tuple[str, ...], root: Path) -> DatasetFacts:
+    summary = _read(root / f"data/manifests/{name}/summary.json", f"curate@{name}")
+    entry = catalog.dataset(name)
+    sources = tuple(
+        SourceFacts(
+            source, entry.sources[source].category, counts["ingested"], counts["kept"], counts["rejected"],
+            dict(counts["reasons"]), entry.sources[source].licence,
+        )
+        for source, counts in summary["sources"].items()
+    )  # fmt: skip
+    counts = (summary["ingested"], summary["kept"], summary["rejected"])
+    return DatasetFacts(name, entry.title, stages, *counts, tuple(summary["blocks"]), sources)
+
+
+def _stage(variant: str, stage: str, root: Path) -> StageFacts:
+    folder = root / f"results/{variant}/{stage}"
+    summary = _read(folder / "summary.json", f"train_{stage}@{variant}")
+    try:
+        with (folder / "loss.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise PublishError(f"{folder / 'loss.csv'} is missing: run `dvc repro train_{stage}@{variant}`") from None
+    return StageFacts(stage, summary, {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {})
+
+
+def _benchmark(catalog: Catalog, variant: str, name: str, value: dict[str, Any]) -> BenchmarkFacts:
+    scores: dict[str, dict[str, Any]] = {}
+    for row in value["rows"]:
+        scores.setdefault(row["group"], {})[row["system"]] = row
+    margins = {row["group"]: Score(row["margin"], row["low"], row["high"]) for row in value["margins"]}
+    groups = tuple(
+        Group(
+            group, rows[f"{variant} stage2"]["n"], _score(rows[f"{variant} stage2"]), _score(rows[f"{variant} stage1"]),
+            _score(rows[GREY]), _score(rows[PRIOR]), margins[group],
+        )
+        for group, rows in sorted(scores.items(), key=lambda item: _rank(item[0]))
+    )  # fmt: skip
+    return BenchmarkFacts(name, catalog.benchmark(name).title, value["questions"], value["pictures"], groups)
+
+
+def _rank(group: str) -> tuple[int, str]:
+    order = list(GROUP_TITLES)
+    return (order.index(group) if group in order else len(order), group)
+
+
+def _score(row: dict[str, Any]) -> Score:
+    return Score(row["accuracy"], row["low"], row["high"])

@@ -1,0 +1,155 @@
+"""The report: one HTML page that opens offline, with everything inside - style, charts and pictures."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from fusion.data.catalog import Catalog
+from fusion.lineage.ancestry import Ancestry, ancestry_of
+from fusion.lineage.environment import git_state, hardware
+from fusion.lineage.times import StageTime, stage_times
+from fusion.publish.charts import Line, line_chart, smooth
+from fusion.publish.examples import Reason, Sample, held_out_answers, kept_samples, reasons
+from fusion.publish.facts import DatasetFacts, Facts, StageFacts, collect_facts
+from fusion.publish.text import templates
+from fusion.settings import Settings
+
+REASONS, EXAMPLES, KEPT = 6, 4, 6
+"""Most reasons with pictures per data set, examples per reason, and kept samples shown beside them."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a funnel: what was left after it and what it took."""
+
+    name: str
+    left: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Curation:
+    """One data set's way from ingested to kept, with examples."""
+
+    facts: DatasetFacts
+    steps: tuple[Step, ...]
+    reasons: tuple[Reason, ...]
+    kept: tuple[Sample, ...]
+
+    @property
+    def shown(self) -> list[Reason]:
+        """The reasons that get pictures or texts; the others are only counted."""
+        return list(self.reasons[:REASONS])
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The stages of one kind (ingest, shard, ...), with their times added up."""
+
+    name: str
+    stages: tuple[StageTime, ...]
+
+    @property
+    def seconds(self) -> float:
+        """All of them together."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The hungriest of them."""
+        return max(stage.peak_memory_bytes for stage in self.stages)
+
+
+def write_report(settings: Settings, catalog: Catalog, variant: str, root: Path = Path(".")) -> Path:
+    """Writes reports/<variant>/report.html and returns its path.
+
+    Raises `PublishError` or `LineageError` naming what is missing and the stage that makes it.
+    """
+    facts = collect_facts(settings, catalog, variant, root)
+    ancestry = ancestry_of(f"package@{variant}", root)
+    seed = settings.run.seed
+    drawn, wrong = held_out_answers(variant, root, seed, settings.evaluation.report_pictures)
+    phases = times_by_phase(ancestry, root)
+    page = templates().get_template("report.html").render(
+        facts=facts,
+        licence_sources=licence_table(facts),
+        seed=seed,
+        curations=[curation(dataset, root, seed) for dataset in facts.datasets],
+        charts=[(stage, loss_chart(stage)) for stage in facts.stages],
+        drawn=drawn,
+        wrong=wrong,
+        benchmark_titles={benchmark.name: benchmark.title for benchmark in facts.benchmarks},
+        phases=phases,
+        total_seconds=sum(phase.seconds for phase in phases),
+        longest=max((phase.seconds for phase in phases), default=1.0) or 1.0,
+        peak_memory=max((phase.peak_memory_bytes for phase in phases), default=0),
+        measured_elsewhere=any(not stage.here for phase in phases for stage in phase.stages),
+        digest=ancestry.digest,
+        git=git_state(root),
+        hardware=hardware(),
+        ranks=settings.variant(variant).hardware,
+        written=datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"),
+    )  # fmt: skip
+    path = root / "reports" / variant / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(".report.partial")
+    partial.write_text(re.sub(r"\n\s*\n+", "\n", page), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def curation(dataset: DatasetFacts, root: Path, seed: int) -> Curation:
+    """The funnel of a data set, its reasons with examples, and some samples that passed."""
+    return Curation(
+        dataset,
+        tuple(funnel(dataset)),
+        tuple(reasons(dataset.name, root, seed, EXAMPLES)),
+        tuple(kept_samples(dataset.name, root, seed, KEPT)),
+    )
+
+
+def funnel(dataset: DatasetFacts) -> list[Step]:
+    """What each block took, if it took any; what could not be read goes first: curation's blocks never saw it."""
+    blocks = [block["block"] for block in dataset.blocks]
+    before = Counter[str]()
+    for source in dataset.sources:
+        for reason, count in source.reasons.items():
+            before[reason.split("/")[0]] += count
+    losses = [(name, count) for name, count in before.items() if name not in blocks]
+    losses += [(block["block"], block["dropped"]) for block in dataset.blocks]
+    steps, left = [Step("ingested", dataset.ingested, 0)], dataset.ingested
+    for name, dropped in losses:
+        left -= dropped
+        if dropped:
+            steps.append(Step(name, left, dropped))
+    return [*steps, Step("kept", dataset.kept, 0)]
+
+
+def loss_chart(stage: StageFacts) -> Markup:
+    """Loss over steps: faint as measured, strong as its running mean; the part that is cross-entropy beside it."""
+    curve = stage.curve
+    window = max(1, len(curve["step"]) // 40)
+    lines = [
+        Line("loss of each step", "raw", curve["loss"]),
+        Line("cross-entropy, running mean", "second", smooth(curve["cross_entropy"], window)),
+        Line("loss, running mean", "main", smooth(curve["loss"], window)),
+    ]
+    return line_chart(f"Loss of {stage.title} over its steps", curve["step"], lines, "optimiser step", "loss")
+
+
+def times_by_phase(ancestry: Ancestry, root: Path) -> list[Phase]:
+    """The measured stages by kind, in the order in which they ran first."""
+    phases: dict[str, list[StageTime]] = {}
+    for time in stage_times(ancestry, root):
+        phases.setdefault(time.stage.partition("@")[0], []).append(time)
+    return [Phase(name, tuple(stages)) for name, stages in phases.items()]
+
+
+def licence_table(facts: Facts) -> list[dict[str, Any]]:
+    """One line per source: data set, category, samples kept, licence."""
+    return [{"dataset": dataset.name, "source": source} for dataset in facts.datasets for source in dataset.sources]
