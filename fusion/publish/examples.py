@@ -114,18 +114,16 @@ def reasons(dataset: str, root: Path, seed: int, examples: int) -> list[Reason]:
     ids = [name for rows in chosen.values() for name in rows["sample_id"]]
     twins = {name: _twin(name, evidence) for rows in chosen.values() for name, evidence in _evidence(rows)}
     found = Samples(dataset, root).read([*ids, *(twin for twin in twins.values() if twin)])
-    return [
-        Reason(
-            row["block"], row["reason"], row["len"],
-            tuple(
-                Dropped(
-                    found.get(name, Sample(name, None, "", "")), _plain(evidence, twins[name]), found.get(twins[name] or "")
-                )
-                for name, evidence in _evidence(chosen[row["block"], row["reason"]])
-            ),
+    listed = []
+    for row in groups.iter_rows(named=True):
+        dropped = tuple(
+            Dropped(
+                found.get(name) or Sample(name, None, "", ""), _plain(said, twins[name]), found.get(twins[name] or "")
+            )
+            for name, said in _evidence(chosen[row["block"], row["reason"]])
         )
-        for row in groups.iter_rows(named=True)
-    ]  # fmt: skip
+        listed.append(Reason(row["block"], row["reason"], row["len"], dropped))
+    return listed
 
 
 def held_out_answers(variant: str, root: Path, seed: int, count: int) -> tuple[list[Answer], list[Answer]]:

@@ -10,7 +10,7 @@ from fusion.data.catalog import Catalog
 from fusion.lineage.ancestry import ancestry_of
 from fusion.lineage.times import stage_times
 from fusion.publish.facts import STAGE_TITLES, Facts, collect_facts
-from fusion.publish.text import memory, millions, score, seconds, signed, thousands
+from fusion.publish.text import memory, millions, percent, score, seconds, signed, thousands
 from fusion.settings import Settings
 
 
@@ -26,7 +26,11 @@ def print_summary(
         (f"\n{facts.name}", "bold"), f", {millions(facts.parameters)} parameters: {took}\n",
         f"package  {root / 'packages' / variant}\n", f"report   {root / 'reports' / variant / 'report.html'}",
     )  # fmt: skip
-    (console or Console()).print(Group(_data(facts), _scores(facts), lines))
+    if console is None:
+        terminal = Console()
+        # In a log file there is no width to keep to: 80 columns would break every cell.
+        console = terminal if terminal.is_terminal else Console(width=132)
+    console.print(Group(_data(facts), _scores(facts), lines))
 
 
 def _data(facts: Facts) -> Table:
@@ -35,7 +39,7 @@ def _data(facts: Facts) -> Table:
         table.add_column(name)
     for name in ("ingested", "kept", "rejected"):
         table.add_column(name, justify="right")
-    table.add_column("most frequent reasons")
+    table.add_column("most frequent reasons", overflow="fold")
     for dataset in facts.datasets:
         reasons: dict[str, int] = {}
         for source in dataset.sources:
@@ -55,13 +59,13 @@ def _scores(facts: Facts) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name in ("benchmark", "questions"):
         table.add_column(name)
-    for name in ("n", facts.name, "grey picture", "question only", "margin over the better", "after stage 1"):
+    for name in ("n", "trained", "grey picture", "question only", "gained by looking", "after stage 1"):
         table.add_column(name, justify="right")
     for benchmark in facts.benchmarks:
         for index, group in enumerate(benchmark.groups):
             table.add_row(
                 benchmark.name if index == 0 else "", group.title.lower(), thousands(group.n),
-                Text(score(group.model), "bold"), score(group.grey), score(group.prior), signed(group.margin),
-                score(group.stage1),
+                Text(score(group.model), "bold"), percent(group.grey.accuracy), percent(group.prior.accuracy),
+                signed(group.margin), percent(group.stage1.accuracy),
             )  # fmt: skip
     return table

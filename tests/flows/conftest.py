@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from flow_project import make_project
+
+from tests.flows.flow_project import make_project
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from flow_project import HERE, environment, make_project, repro
+
+from tests.flows.flow_project import HERE, environment, make_project, repro
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from flow_project import environment, repro
 
 from flows.lock import LOCK, RUN_ID, worktree_lock
 from flows.plan import changes
+from tests.flows.flow_project import environment, repro
 
 
 def wait_for(condition, seconds: float = 30.0) -> bool:
