@@ -140,7 +140,9 @@ def base(variant: VariantName) -> None:
 
 
 @app.command()
-def train(variant: VariantName, stage: Annotated[str, typer.Argument(metavar="STAGE", help=" | ".join(STAGES))]) -> None:
+def train(
+    variant: VariantName, stage: Annotated[str, typer.Argument(metavar="STAGE", help=" | ".join(STAGES))]
+) -> None:
     """Train one stage of a variant; started again after a crash, it continues."""
     from fusion.train.launch import train_stage
     from fusion.train.recipe import make_recipe
@@ -189,7 +191,9 @@ def report(
 @app.command()
 def chat(
     picture: Annotated[Path, typer.Argument(help="A picture file.")],
-    question: Annotated[list[str] | None, typer.Argument(help="One question or several; asked for when left out.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Argument(help="One question or several; asked for when left out.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A checkpoint folder or a variant of params.yaml.")] = "tiny",
 ) -> None:
     """Ask a trained model about a picture."""

@@ -1,7 +1,7 @@
 """What `run.variants` needs: the variants, their data sets, the sources of those, and the benchmarks.
 
-DVC's loops take lists, not rules, so the answer is written to data/pipeline.yaml, over which dvc.yaml loops. The file is
-in git; every command checks that it still fits params.yaml and the catalog, and says how to bring it up to date.
+DVC's loops take lists, not rules, so the answer is written to data/pipeline.yaml, over which dvc.yaml loops. The file
+is in git; every stage checks that it still fits params.yaml and the catalog, and says how to bring it up to date.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from fusion.errors import FusionError
 from fusion.settings import STAGES, Settings
 
 PIPELINE_FILE = Path("data/pipeline.yaml")
-_HEADER = "# Written by `fusion settings --write` from params.yaml (run.variants) and data/catalog/. dvc.yaml loops over it.\n"
+_HEADER = "# Written by `fusion settings --write` from params.yaml and data/catalog/ for run.variants. dvc.yaml loops over it.\n"
 
 
 class SelectionError(FusionError):
@@ -71,6 +71,6 @@ def check_pipeline(settings: Settings, catalog: Catalog, root: Path = Path()) ->
     path = root / PIPELINE_FILE
     if not path.is_file() or path.read_text(encoding="utf-8") != pipeline_text(settings, catalog):
         raise SelectionError(
-            f"{PIPELINE_FILE} does not fit params.yaml (run.variants: {', '.join(settings.run.variants)}) and data/catalog/: "
-            "run `fusion settings --write`, then the same command again (`make run` does both)"
+            f"{PIPELINE_FILE} does not fit params.yaml (run.variants: {', '.join(settings.run.variants)}) "
+            "and data/catalog/: run `fusion settings --write`, then the same command again (`make run` does both)"
         )

@@ -49,12 +49,24 @@ def drop(dotted: str) -> Edit:
 @pytest.mark.parametrize(
     ("edit", "key", "reason"),
     [
-        (put("variants.tiny.stages.stage2.lerning_rate", 1e-3), "variants.tiny.stages.stage2.lerning_rate", "unknown key"),
+        (
+            put("variants.tiny.stages.stage2.lerning_rate", 1e-3),
+            "variants.tiny.stages.stage2.lerning_rate",
+            "unknown key",
+        ),
         (put("evaluatoin", {}), "evaluatoin", "unknown key"),
         (drop("variants.tiny.stages.stage1.global_batch"), "variants.tiny.stages.stage1.global_batch", "missing"),
         (put("variants.tiny.stages.stage1.global_batch", "64"), "variants.tiny.stages.stage1.global_batch", "integer"),
-        (put("variants.tiny.stages.stage1.global_batch", 0), "variants.tiny.stages.stage1.global_batch", "greater than 0"),
-        (put("variants.tiny.stages.stage1.learning_rate", -1.0), "variants.tiny.stages.stage1.learning_rate", "greater than 0"),
+        (
+            put("variants.tiny.stages.stage1.global_batch", 0),
+            "variants.tiny.stages.stage1.global_batch",
+            "greater than 0",
+        ),
+        (
+            put("variants.tiny.stages.stage1.learning_rate", -1.0),
+            "variants.tiny.stages.stage1.learning_rate",
+            "greater than 0",
+        ),
         (put("training.schedule", "cosin"), "training.schedule", "'cosine'"),
         (put("training.zero_stage", 4), "training.zero_stage", "0, 1, 2 or 3"),
         (put("training.activation_checkpointing", "yes"), "training.activation_checkpointing", "boolean"),
@@ -65,7 +77,11 @@ def drop(dotted: str) -> Edit:
         (put("run.variants", ["tiny", "tiny"]), "run.variants", "twice"),
         (put("variants.tiny.model.num_latents", 5), "variants.tiny.model.num_latents", "not a square"),
         (put("variants.tiny.base.llm.name", "x/y"), "variants.tiny.base.llm", "exactly one"),
-        (put("curation.profiles.web.image_distance", 16), "curation.profiles.web.image_distance", "less than or equal to 15"),
+        (
+            put("curation.profiles.web.image_distance", 16),
+            "curation.profiles.web.image_distance",
+            "less than or equal to 15",
+        ),
     ],
 )
 def test_wrong_setting_is_named(tmp_path: Path, edit: Edit, key: str, reason: str) -> None:
@@ -101,7 +117,9 @@ def test_stage_overrides_shared_values() -> None:
     assert settings.stage("fusion-phi35-3b", "stage1").precision == "bf16"
 
 
-@pytest.mark.parametrize("variant", ["fusion-phi35-3b", "fusion-llama31-8b", "fusion-x-phi35-3b", "fusion-x-llama31-8b"])
+@pytest.mark.parametrize(
+    "variant", ["fusion-phi35-3b", "fusion-llama31-8b", "fusion-x-phi35-3b", "fusion-x-llama31-8b"]
+)
 def test_published_hyperparameters(variant: str) -> None:
     """Values of the released configurations (design "Four published models, three stages each")."""
     settings = load_settings(PARAMS)

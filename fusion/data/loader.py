@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from fusion.data.order import Rows
+from fusion.data.sample import Message
 from fusion.errors import FusionError
 from fusion.hashing import file_sha256
 
@@ -28,7 +29,7 @@ class Record:
     """One sample as it lies in its shard."""
 
     sample_id: str
-    conversations: list[dict[str, str]]
+    conversations: list[Message]
     image: bytes | None
 
 
@@ -41,8 +42,20 @@ class Manifest:
             raise LoaderError(f"{path} is missing: run `dvc repro` (or `fusion curate`) for its data set first")
         tokens = f"text_tokens_{tokenizer}"
         if tokens not in pl.scan_parquet(path).collect_schema().names():
-            raise LoaderError(f"{path} has no column {tokens}: add the tokenizer `{tokenizer}` to the data set's catalog entry")
-        columns = ["sample_id", "source", "shard", "record_offset", "record_size", "image_offset", "image_size", "turns", "draws"]
+            raise LoaderError(
+                f"{path} has no column {tokens}: add the tokenizer `{tokenizer}` to the data set's catalog entry"
+            )
+        columns = [
+            "sample_id",
+            "source",
+            "shard",
+            "record_offset",
+            "record_size",
+            "image_offset",
+            "image_size",
+            "turns",
+            "draws",
+        ]
         self.sha256 = file_sha256(path)
         self._frame = pl.read_parquet(path, columns=[*columns, tokens])
         self.draws: Rows = self._frame["draws"].to_numpy().astype(np.int64)
@@ -78,7 +91,9 @@ class ShardReader:
         try:
             record = json.loads(document)
         except ValueError as error:
-            raise LoaderError(f"{row['sample_id']}: no JSON record at byte {row['record_offset']} of {row['shard']}") from error
+            raise LoaderError(
+                f"{row['sample_id']}: no JSON record at byte {row['record_offset']} of {row['shard']}"
+            ) from error
         image = None
         if row["image_offset"] is not None:
             image = self._bytes(row, row["image_offset"], row["image_size"])
@@ -87,7 +102,9 @@ class ShardReader:
     def _bytes(self, row: dict[str, Any], offset: int, size: int) -> bytes:
         data = os.pread(self._descriptor(row["shard"]), size, offset)
         if len(data) != size:
-            raise LoaderError(f"{row['sample_id']}: {row['shard']} ends before byte {offset + size}: restore it with `dvc checkout`")
+            raise LoaderError(
+                f"{row['sample_id']}: {row['shard']} ends before byte {offset + size}: restore it with `dvc checkout`"
+            )
         return data
 
     def _descriptor(self, shard: str) -> int:

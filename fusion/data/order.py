@@ -6,6 +6,7 @@ inside a step the samples are spread over the ranks by their lengths. Source: de
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +31,14 @@ class TrainingOrder:
     draws: Rows
     """[rows] int64: how often a row is drawn in an epoch."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_ends", np.cumsum(self.draws, dtype=np.int64))
+    @cached_property
+    def _ends(self) -> Rows:
+        return np.cumsum(self.draws, dtype=np.int64)
 
     @property
     def samples_per_epoch(self) -> int:
         """Number of draws in one epoch."""
-        ends: Rows = self._ends  # type: ignore[attr-defined]
-        return int(ends[-1]) if len(ends) else 0
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     @property
     def steps(self) -> int:
@@ -55,7 +56,7 @@ class TrainingOrder:
         for epoch in np.unique(positions // size):
             chosen = positions // size == epoch
             draws = permute(positions[chosen] - epoch * size, size, self._key(int(epoch)))
-            rows[chosen] = np.searchsorted(self._ends, draws, side="right")  # type: ignore[attr-defined]
+            rows[chosen] = np.searchsorted(self._ends, draws, side="right")
         return rows
 
     def epoch_of(self, index: int) -> float:
@@ -75,7 +76,10 @@ def permute(positions: Rows, size: int, key: bytes) -> Rows:
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
-    keys = [np.uint64(int.from_bytes(hashlib.sha256(key + bytes([number])).digest()[:8], "little")) for number in range(_ROUNDS)]
+    keys = [
+        np.uint64(int.from_bytes(hashlib.sha256(key + bytes([number])).digest()[:8], "little"))
+        for number in range(_ROUNDS)
+    ]
     result = _feistel(positions.astype(np.uint64), half, mask, keys)
     outside = np.flatnonzero(result >= size)
     while len(outside):
@@ -84,7 +88,9 @@ def permute(positions: Rows, size: int, key: bytes) -> Rows:
     return result.astype(np.int64)
 
 
-def _feistel(values: npt.NDArray[np.uint64], half: int, mask: np.uint64, keys: list[np.uint64]) -> npt.NDArray[np.uint64]:
+def _feistel(
+    values: npt.NDArray[np.uint64], half: int, mask: np.uint64, keys: list[np.uint64]
+) -> npt.NDArray[np.uint64]:
     shift = np.uint64(half)
     left, right = values >> shift, values & mask
     for key in keys:
@@ -116,6 +122,9 @@ def spread(lengths: Rows, ranks: int, micro_batch: int) -> list[list[Rows]]:
             dealt[rank].append(int(position))
     micro_batches = max(1, -(-rounds // micro_batch))
     return [
-        [np.array(hand[number * micro_batch : (number + 1) * micro_batch], dtype=np.int64) for number in range(micro_batches)]
+        [
+            np.array(hand[number * micro_batch : (number + 1) * micro_batch], dtype=np.int64)
+            for number in range(micro_batches)
+        ]
         for hand in dealt
     ]

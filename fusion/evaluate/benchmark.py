@@ -16,7 +16,7 @@ class BenchmarkError(FusionError):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions (one row each: question_id, image_id, question, answer, kind, category) and where their pictures lie."""
+    """Questions, one a row (question_id, image_id, question, answer, kind, category), and the archive of pictures."""
 
     name: str
     questions: pl.DataFrame

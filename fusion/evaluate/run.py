@@ -1,7 +1,5 @@
 """Evaluates a variant: its last and its first trained checkpoint beside two blind baselines, on the same questions."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +7,12 @@ import numpy as np
 import polars as pl
 import torch
 
+from fusion.data.folders import output_folder, write_json, write_parquet
 from fusion.evaluate.benchmark import Benchmark, load_benchmark
 from fusion.evaluate.score import ClusterBootstrap, is_correct
 from fusion.evaluate.systems import CheckpointSystem, QuestionPrior
 from fusion.hashing import file_sha256
+from fusion.quiet import quiet_libraries
 from fusion.settings import STAGES, Settings, Variant
 
 PRIOR = "question-only prior"
@@ -24,26 +24,27 @@ def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> N
 
     Raises `BenchmarkError` for a missing benchmark, and whatever loading a missing checkpoint raises.
     """
+    quiet_libraries()
     chosen = settings.variant(variant)
-    torch.set_num_threads(chosen.hardware.ranks * chosen.hardware.threads_per_rank if chosen.hardware.device == "cpu" else 1)
-    folder = root / "results" / variant / "evaluation"
-    partial = folder.with_name(".evaluation.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    torch.set_num_threads(
+        chosen.hardware.ranks * chosen.hardware.threads_per_rank if chosen.hardware.device == "cpu" else 1
+    )
     benchmarks = [
-        load_benchmark(name, use.questions, settings.run.seed, root) for name, use in chosen.evaluation.benchmarks.items()
+        load_benchmark(name, use.questions, settings.run.seed, root)
+        for name, use in chosen.evaluation.benchmarks.items()
     ]
     answers = answer_all(settings, variant, benchmarks, root)
-    answers.write_parquet(partial / "answers.parquet", compression="zstd")
     scores = {
         "variant": variant,
-        "checkpoints": {stage: _weights_sha256(root / "checkpoints" / variant / stage) for stage in ("stage1", "stage2")},
+        "checkpoints": {
+            stage: _weights_sha256(root / "checkpoints" / variant / stage) for stage in ("stage1", "stage2")
+        },
         "confidence": settings.evaluation.confidence,
         "benchmarks": {benchmark.name: score(settings, variant, benchmark, answers) for benchmark in benchmarks},
     }
-    (partial / "scores.json").write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with output_folder(root / "results" / variant / "evaluation") as folder:
+        write_parquet(answers, folder / "answers.parquet")
+        write_json(scores, folder / "scores.json")
 
 
 def answer_all(settings: Settings, variant: str, benchmarks: list[Benchmark], root: Path) -> pl.DataFrame:
@@ -52,7 +53,9 @@ def answer_all(settings: Settings, variant: str, benchmarks: list[Benchmark], ro
     device = chosen.hardware.device
     frames = []
     for stage in ("stage2", "stage1"):
-        system = CheckpointSystem(f"{variant} {stage}", root / "checkpoints" / variant / stage, settings.evaluation.batch_size, device)
+        system = CheckpointSystem(
+            f"{variant} {stage}", root / "checkpoints" / variant / stage, settings.evaluation.batch_size, device
+        )
         for benchmark in benchmarks:
             frames.append(_frame(benchmark, system.name, system.answer(benchmark)))
             if stage == "stage2":
@@ -82,7 +85,10 @@ def score(settings: Settings, variant: str, benchmark: Benchmark, answers: pl.Da
     mine = answers.filter(pl.col("benchmark") == benchmark.name)
     questions = benchmark.questions
     bootstrap = ClusterBootstrap(
-        questions["image_id"].to_list(), settings.evaluation.bootstrap_samples, settings.evaluation.confidence, settings.run.seed
+        questions["image_id"].to_list(),
+        settings.evaluation.bootstrap_samples,
+        settings.evaluation.confidence,
+        settings.run.seed,
     )
     systems = [f"{variant} stage2", f"{variant} stage1", GREY, PRIOR]
     correct = {name: mine.filter(pl.col("system") == name)["correct"].to_numpy().astype(np.float64) for name in systems}

@@ -41,12 +41,14 @@ class ClusterBootstrap:
         """`clusters` [n]: the picture of each question; `samples` resamples; `confidence` such as 0.95."""
         _, self._cluster = np.unique(np.array(clusters), return_inverse=True)
         self._count = int(self._cluster.max()) + 1
-        draws = np.random.default_rng(seed).multinomial(self._count, np.full(self._count, 1.0 / self._count), size=samples)
+        draws = np.random.default_rng(seed).multinomial(
+            self._count, np.full(self._count, 1.0 / self._count), size=samples
+        )
         self._draws = draws.astype(np.float64)
         self._tail = 100.0 * (1.0 - confidence) / 2.0
 
     def interval(self, values: npt.NDArray[np.float64], chosen: Bools) -> Interval:
-        """Mean of `values` [n] (1 or 0, or a difference of those) over `chosen` questions, with its percentile interval."""
+        """Mean of `values` [n] (1, 0 or a difference of those) over the `chosen` questions, with percentile bounds."""
         sums = np.bincount(self._cluster, weights=values * chosen, minlength=self._count)
         counts = np.bincount(self._cluster, weights=chosen.astype(np.float64), minlength=self._count)
         resampled_counts = self._draws @ counts

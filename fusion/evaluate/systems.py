@@ -39,7 +39,9 @@ class CheckpointSystem:
             for start in range(0, len(order), self._batch_size):
                 chosen = order[start : start + self._batch_size]
                 images = [greyed(pictures[index]) if grey else pictures[index] for index in chosen]
-                for index, answer in zip(chosen, self._answer_batch([questions[i] for i in chosen], images), strict=True):
+                for index, answer in zip(
+                    chosen, self._answer_batch([questions[i] for i in chosen], images), strict=True
+                ):
                     answers[index] = answer
                 bar.update(len(chosen))
         return answers

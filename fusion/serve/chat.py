@@ -25,11 +25,13 @@ def chat_about(picture: Path, questions: list[str], model: str, root: Path = Pat
         raise ChatError(f"there is no picture {picture}")
     folder = find_checkpoint(model, root)
     from fusion.model.checkpoints import load_checkpoint
-    from fusion.model.template import SampleError
+    from fusion.model.template import Message, SampleError
+    from fusion.quiet import quiet_libraries
 
+    quiet_libraries()
     network, processor = load_checkpoint(folder)
     image = picture.read_bytes()
-    messages: list[dict[str, str]] = []
+    messages: list[Message] = []
     for question in questions or _asked():
         messages.append({"from": "human", "value": question if messages else f"<image>\n{question}"})
         try:
@@ -61,7 +63,10 @@ def find_checkpoint(model: str, root: Path = Path()) -> Path:
     if (Path(model) / "config.json").is_file():
         return Path(model)
     if model in load_settings(root / "params.yaml").variants:
-        for folder in (root / "packages" / model, *(root / "checkpoints" / model / stage for stage in ("stage2", "stage1_5", "stage1"))):
+        for folder in (
+            root / "packages" / model,
+            *(root / "checkpoints" / model / stage for stage in ("stage2", "stage1_5", "stage1")),
+        ):
             if (folder / "config.json").is_file():
                 return folder
         raise ChatError(f"{model} has not been trained yet: run `make run` with run.variants: [{model}]")

@@ -1,17 +1,19 @@
 """The checkpoint that stage 1 starts from: base LLM, base vision tower, new projectors and interaction layers."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, SiglipVisionConfig
 
+from fusion.data.folders import output_folder
 from fusion.model.checkpoints import build_from_base, save_checkpoint
+from fusion.quiet import quiet_libraries
 from fusion.settings import BasePart, Model, Settings
 
 
 def build_base(settings: Settings, variant: str, root: Path = Path()) -> None:
-    """Writes checkpoints/<variant>/base; raises ValueError naming the field where the base models do not fit together."""
+    """Writes checkpoints/<variant>/base; raises ValueError naming the field where base models do not fit together."""
+    quiet_libraries()
     chosen = settings.variant(variant)
     model, processor = build_from_base(
         _part(chosen.base.llm, None),
@@ -21,12 +23,8 @@ def build_base(settings: Settings, variant: str, root: Path = Path()) -> None:
         seed=settings.run.seed,
         **architecture(chosen.model),
     )
-    output = root / "checkpoints" / variant / "base"
-    partial = output.with_name(".base.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_checkpoint(model, processor, partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    with output_folder(root / "checkpoints" / variant / "base") as folder:
+        save_checkpoint(model, processor, folder)
 
 
 def architecture(model: Model) -> dict[str, Any]:
@@ -51,6 +49,6 @@ def _part(part: BasePart, default_type: str | None) -> str | PreTrainedConfig:
     fields = dict(part.config or {})
     if default_type == "siglip_vision_model":
         return SiglipVisionConfig(**fields)
-    # The families' default ids lie outside a small vocabulary; the template's own ids stand in the FUSION configuration.
+    # The families' default ids lie outside a small vocabulary; the template's own ids stand in our configuration.
     ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     return AutoConfig.for_model(fields.pop("model_type"), **(ids | fields))

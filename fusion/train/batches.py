@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fusion.data.loader import Manifest, ShardReader
+import numpy as np
+
+from fusion.data.loader import LoaderError, Manifest, ShardReader
 from fusion.data.order import TrainingOrder, spread
 from fusion.model.batch import EncodedSample, FusionBatch
 from fusion.model.processing import FusionProcessor
@@ -29,8 +31,17 @@ class RankBatches:
         self._image_tokens = image_tokens
         self._rank = rank
         self.manifest = Manifest(recipe.manifest, recipe.tokenizer)
+        longest = self.manifest.lengths(image_tokens, max(recipe.model.query_len))
+        self.too_long = np.flatnonzero((longest > recipe.settings.max_length) & (self.manifest.draws > 0))
+        """Manifest rows left out because they do not fit into max_length with the largest number of latents."""
+        draws = self.manifest.draws.copy()
+        draws[self.too_long] = 0
+        if not draws.any():
+            raise LoaderError(
+                f"{recipe.manifest}: no sample fits into max_length {recipe.settings.max_length} of {recipe.stage}"
+            )
         self.order = TrainingOrder(
-            self.manifest.sha256, recipe.seed, recipe.settings.epochs or 1, recipe.settings.global_batch, self.manifest.draws
+            self.manifest.sha256, recipe.seed, recipe.settings.epochs or 1, recipe.settings.global_batch, draws
         )
         self._reader = ShardReader(recipe.root)
 

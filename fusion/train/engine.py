@@ -10,7 +10,7 @@ from fusion.settings import Optimizer
 from fusion.train.recipe import Recipe
 
 _LARGEST_BUCKET = 500_000_000
-_PARTS = {
+_PARTS: dict[str, str | tuple[str, ...]] = {
     "vision": "model.vision_tower.",
     "projectors": ("model.mm_projector.", "model.aux_projector."),
     "interaction": "model.vision_sampler_layers.",
@@ -32,12 +32,17 @@ def make_engine(recipe: Recipe, model: FusionForConditionalGeneration) -> Any:
     groups: dict[str, list[torch.nn.Parameter]] = {}
     for group, names in model.parameter_groups().items():
         trained = [parameters[name] for name in names if part_of(name) in settings.trained_parts]
-        groups[group] = [parameter.requires_grad_(True) for parameter in trained]
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        groups[group] = trained
     if settings.activation_checkpointing:
         model.enable_activation_checkpointing()
     model.train()
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=_adamw(settings.optimizer, groups), config=deepspeed_config(recipe, sum(parameter.numel() for parameter in parameters.values())), dist_init_required=False
+        model=model,
+        optimizer=_adamw(settings.optimizer, groups),
+        config=deepspeed_config(recipe, sum(parameter.numel() for parameter in parameters.values())),
+        dist_init_required=False,
     )
     return engine
 

@@ -27,15 +27,17 @@ def train_stage(recipe: Recipe) -> None:
     result = subprocess.run(command, env=rank_environment(recipe), cwd=recipe.root, check=False)
     if result.returncode:
         raise TrainingError(
-            f"{recipe.stage} of {recipe.variant} ended with exit code {result.returncode}; the ranks' messages stand above, "
-            f"the log is {recipe.log}. Started again, it continues from its last complete checkpoint."
+            f"{recipe.stage} of {recipe.variant} ended with exit code {result.returncode}; the ranks' messages "
+            f"stand above, the log is {recipe.log}. Started again, it continues from its last complete checkpoint."
         )
 
 
 def check_inputs(recipe: Recipe) -> None:
     """Raises `TrainingError` unless the parent checkpoint, the manifest and a passed validation are there."""
     if not (recipe.parent / "config.json").is_file():
-        raise TrainingError(f"{recipe.stage} of {recipe.variant} continues {recipe.parent}, which is not there: run `dvc repro`")
+        raise TrainingError(
+            f"{recipe.stage} of {recipe.variant} continues {recipe.parent}, which is not there: run `dvc repro`"
+        )
     if not recipe.verdict.is_file():
         raise TrainingError(f"{recipe.dataset} has not been validated ({recipe.verdict} is missing): run `dvc repro`")
     if not json.loads(recipe.verdict.read_text(encoding="utf-8"))["passed"]:
@@ -48,7 +50,8 @@ def launcher_command(recipe: Recipe) -> list[str]:
     """The command line of DeepSpeed's per-node launcher for all ranks of this machine."""
     world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(recipe.hardware.ranks))}).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1"]
-    return [*launcher, f"--master_port={_free_port()}", "--module", "fusion.train.rank", recipe.variant, recipe.stage]
+    launcher += [f"--master_port={_free_port()}", "--log_level=error"]
+    return [*launcher, "--module", "fusion.train.rank", recipe.variant, recipe.stage]
 
 
 def rank_environment(recipe: Recipe) -> dict[str, str]:
@@ -58,6 +61,7 @@ def rank_environment(recipe: Recipe) -> dict[str, str]:
     environment["OMP_NUM_THREADS"] = str(recipe.hardware.threads_per_rank)
     environment["DS_ACCELERATOR"] = recipe.hardware.device
     environment["TOKENIZERS_PARALLELISM"] = "false"
+    environment["TRANSFORMERS_VERBOSITY"] = "error"
     return environment
 
 

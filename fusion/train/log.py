@@ -25,8 +25,8 @@ class TrainingLog:
         self._log = log.open("a" if first_step else "w", encoding="utf-8")
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=steps, initial=first_step, desc=label, unit="step", mininterval=0.5 if terminal else 15.0, ascii=not terminal,
-            miniters=1, dynamic_ncols=terminal, ncols=None if terminal else 110,
+            total=steps, initial=first_step, desc=label, unit="step", mininterval=0.5 if terminal else 15.0,
+            ascii=not terminal, miniters=1, dynamic_ncols=terminal, ncols=None if terminal else 110,
         )  # fmt: skip
         self._last = time.monotonic()
 
@@ -40,7 +40,9 @@ class TrainingLog:
         seconds, self._last = now - self._last, now
         self._rows.append({name: _short(values[name]) for name in CURVE_COLUMNS})
         self._write({**values, "samples": samples, "tokens": tokens, "seconds": round(seconds, 4)})
-        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {samples / max(seconds, 1e-9):.0f} samples/s", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {values['loss']:.3f}, {samples / max(seconds, 1e-9):.0f} samples/s", refresh=False
+        )
         self._bar.update()
 
     def save_curve(self) -> None:

@@ -1,6 +1,5 @@
 """One rank of a training stage: `python -m fusion.train.rank VARIANT STAGE`, started by DeepSpeed's launcher."""
 
-import json
 import os
 import shutil
 import sys
@@ -11,7 +10,9 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
+from fusion.data.folders import output_folder, write_json
 from fusion.model.checkpoints import load_checkpoint, save_checkpoint
+from fusion.quiet import quiet_libraries
 from fusion.settings import load_settings
 from fusion.train.batches import RankBatches
 from fusion.train.engine import make_engine, set_learning_rates
@@ -23,6 +24,7 @@ from fusion.train.step import train_step
 
 def main(variant: str, stage: str) -> None:
     """Trains to the end of the stage and leaves the checkpoint and its results in place."""
+    quiet_libraries()
     recipe = make_recipe(load_settings(), variant, stage)  # type: ignore[arg-type]
     torch.set_num_threads(recipe.hardware.threads_per_rank)
     torch.use_deterministic_algorithms(recipe.hardware.device == "cpu")
@@ -44,14 +46,16 @@ def run(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
     steps = batches.order.steps
     log = None
     if dist.get_rank() == 0:
-        log = TrainingLog(recipe.log, recipe.results / "loss.csv", f"{recipe.variant} {recipe.stage}", steps, first)
+        log = TrainingLog(recipe.log, state.folder / "loss.csv", f"{recipe.variant} {recipe.stage}", steps, first)
         log.event("start", recipe=recipe.as_dict(), steps=steps, first_step=first, ranks=dist.get_world_size())
     for step, batch in enumerate(batches(first), start=first):
         rates = set_learning_rates(engine, recipe, step, steps)
         losses = train_step(engine, batch, recipe.num_latents(step))
         done = step + 1
         if log:
-            log.step({"step": done, "epoch": batches.order.epoch_of(step), **losses, **rates}, batch.samples, batch.tokens)
+            log.step(
+                {"step": done, "epoch": batches.order.epoch_of(step), **losses, **rates}, batch.samples, batch.tokens
+            )
         if recipe.settings.save_every_steps and done % recipe.settings.save_every_steps == 0 and done < steps:
             save_state(engine, state, log, done)
     if log:
@@ -77,14 +81,15 @@ def finish(recipe: Recipe, engine: Any, processor: Any, batches: RankBatches) ->
     gathered = deepspeed.zero.GatheredParameters(parameters, enabled=recipe.settings.zero_stage == 3)
     with gathered:
         if dist.get_rank() == 0:
-            partial = recipe.output.with_name(f".{recipe.stage}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            save_checkpoint(engine.module, processor, partial)
-            shutil.rmtree(recipe.output, ignore_errors=True)
-            partial.rename(recipe.output)
+            with output_folder(recipe.output) as folder:
+                save_checkpoint(engine.module, processor, folder)
     if dist.get_rank() == 0:
+        state = ResumableState(recipe)
+        recipe.results.mkdir(parents=True, exist_ok=True)
+        # DVC empties outputs before a stage runs again; so the curve grows beside the resumable state.
+        shutil.copy(state.folder / "loss.csv", recipe.results / "loss.csv")
         write_summary(recipe, engine, batches)
-        ResumableState(recipe).delete()
+        state.delete()
     dist.barrier()
     dist.destroy_process_group()
 
@@ -103,14 +108,15 @@ def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
         "samples_per_epoch": order.samples_per_epoch,
         "epochs": order.epochs,
         "steps": order.steps,
-        "tokens_per_epoch": int((lengths * batches.manifest.draws).sum()),
+        "tokens_per_epoch": int((lengths * order.draws).sum()),
+        "left_out": {"too_long": [batches.manifest.row(int(row))["sample_id"] for row in batches.too_long]},
         "parameters": sum(parameter.numel() for parameter in engine.module.parameters()),
         "ranks": recipe.hardware.ranks,
         "settings": recipe.settings.model_dump(),
         "final_loss": float(last["loss"]),
         "final_cross_entropy": float(last["cross_entropy"]),
     }
-    (recipe.results / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(summary, recipe.results / "summary.json")
 
 
 def _last_row(curve: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A recipe: everything that one stage of one variant is trained with. Variant x stage -> values, no code per variant."""
+"""A recipe: all that one stage of one variant is trained with. Variant x stage -> values, no code per variant."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -82,7 +82,7 @@ class Recipe:
         )
 
     def learning_rate_factor(self, step: int, steps: int) -> float:
-        """Factor on the peak learning rates at 0-based `step` of `steps`: linear warm-up, then the schedule down to 0."""
+        """Factor on the peak rates at 0-based `step` of `steps`: linear warm-up, then the schedule down to 0."""
         warmup = math.ceil(self.settings.warmup_ratio * steps) if self.settings.warmup_ratio else 0
         if step < warmup:
             return (step + 1) / warmup

@@ -1,12 +1,11 @@
 """Resumable state of a training stage: in the scratch folder, keyed by everything that decides the result.
 
-A DVC output that persists would switch the run cache off and could resume a checkpoint of other parameters; so the state
-lies outside the outputs and is deleted when the stage has succeeded. Source: design "Who owns what", item 5.
+A DVC output that persists would switch the run cache off and could resume a checkpoint of other parameters; so the
+state lies outside the outputs and is deleted when the stage has succeeded. Source: design "Who owns what", item 5.
 """
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 from fusion.train.recipe import Recipe
@@ -17,6 +16,7 @@ class ResumableState:
 
     def __init__(self, recipe: Recipe) -> None:
         self.folder = recipe.root / "scratch" / "train" / f"{recipe.variant}-{recipe.stage}-{recipe.identity()[:16]}"
+        assert recipe.settings.keep_checkpoints is not None  # filled in by Settings.stage
         self._keep = recipe.settings.keep_checkpoints
 
     def newest(self) -> int | None:

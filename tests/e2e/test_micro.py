@@ -1,0 +1,107 @@
+"""The whole chain on the micro variant, through DVC and through the flow, with real DeepSpeed ranks."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from tests.e2e.project import Project, copy_project, executed
+
+STAGES = ("stage1", "stage1_5", "stage2")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in which `dvc repro` has built micro."""
+    project = copy_project(tmp_path_factory.mktemp("micro") / "project", "micro")
+    project.repro()
+    return project
+
+
+def test_every_part_is_there(built: Project) -> None:
+    package = built.root / "packages" / "micro"
+    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= {
+        path.name for path in package.iterdir()
+    }
+    scores = json.loads((built.root / "results/micro/evaluation/scores.json").read_text(encoding="utf-8"))
+    assert set(scores["benchmarks"]) == {"easy-vqa-test", "scenes-test"}
+    systems = {row["system"] for row in scores["benchmarks"]["scenes-test"]["rows"]}
+    assert systems == {"micro stage2", "micro stage1", "grey picture", "question-only prior"}
+    for stage in STAGES:
+        assert (built.root / "results/micro" / stage / "loss.csv").read_text(encoding="utf-8").count("\n") > 2
+
+
+def test_every_executed_stage_has_a_record(built: Project) -> None:
+    recorded = {path.parent.name for path in (built.root / "records").glob("*/*.json")}
+    assert {name.replace("@", "-") for name in built.lock()} == recorded
+
+
+def test_kept_and_rejected_are_all_that_was_ingested(built: Project) -> None:
+    for stage in STAGES:
+        folder = built.root / "data/manifests" / f"micro-{stage}"
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        kept, rejected = (
+            len(pl.read_parquet(folder / "manifest.parquet")),
+            len(pl.read_parquet(folder / "ledger.parquet")),
+        )
+        assert (summary["kept"], summary["rejected"]) == (kept, rejected)
+        assert kept + rejected == summary["ingested"]
+
+
+def test_git_stays_clean_but_for_lock_and_records(built: Project) -> None:
+    changed = {line[3:].split("/")[0] for line in built.run("git", "status", "--porcelain").stdout.splitlines()}
+    assert changed <= {"dvc.lock", "records"}
+
+
+def test_second_run_runs_nothing(built: Project) -> None:
+    assert executed(built.repro()) == []
+
+
+def test_deleted_shard_comes_back_with_the_same_hash(built: Project) -> None:
+    lock = built.lock()
+    shard = next((built.root / "data/shards").rglob("*.tar"))
+    content = shard.read_bytes()
+    shutil.rmtree(shard.parent)
+    built.repro()
+    assert shard.read_bytes() == content
+    assert built.lock() == lock
+
+
+def test_only_stage_2_and_what_follows_run_for_its_learning_rate(built: Project) -> None:
+    params = (built.root / "params.yaml").read_text(encoding="utf-8")
+    lock = (built.root / "dvc.lock").read_text(encoding="utf-8")
+    built.set("variants.micro.stages.stage2.learning_rate", 3.0e-3)
+    assert executed(built.repro()) == ["train_stage2@micro", "evaluate@micro", "package@micro"]
+    (built.root / "params.yaml").write_text(params, encoding="utf-8")
+    (built.root / "dvc.lock").write_text(lock, encoding="utf-8")
+    built.run("dvc", "checkout")
+
+
+def test_one_more_source_touches_no_other(built: Project) -> None:
+    before = built.lock()
+    catalog = built.root / "data/catalog/micro.yaml"
+    text = catalog.read_text(encoding="utf-8")
+    document = yaml.safe_load(text)
+    sources = document["datasets"]["micro-stage2"]["sources"]
+    name = next(iter(sources))
+    sources["one-more"] = {**sources[name], "sampling": "first:20"}
+    catalog.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    built.run("fusion", "settings", "--write")
+    ran = executed(built.repro("curate@micro-stage2", "shard@micro-stage2-one-more"))
+    assert {stage for stage in ran if stage.startswith(("ingest", "shard"))} == {
+        "ingest@micro-stage2-one-more", "shard@micro-stage2-one-more",
+    }  # fmt: skip
+    after = built.lock()
+    assert all(after[stage] == outs for stage, outs in before.items() if stage.startswith(("ingest", "shard")))
+    catalog.write_text(text, encoding="utf-8")
+    built.run("fusion", "settings", "--write")
+
+
+def test_flow_gives_the_same_lock(built: Project, tmp_path: Path) -> None:
+    other = copy_project(tmp_path / "flow", "micro")
+    other.run("python", "-m", "flows.pipeline")
+    expected = {stage: outs for stage, outs in built.lock().items() if "one-more" not in stage}
+    assert other.lock() == expected

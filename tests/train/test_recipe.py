@@ -1,0 +1,66 @@
+"""Recipes: rates, draws and identity follow from settings and inputs alone."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fusion.settings import STAGES, load_settings
+from fusion.train.recipe import Recipe, make_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def recipe(root: Path, variant: str = "tiny", stage: str = "stage2") -> Recipe:
+    return make_recipe(load_settings(ROOT / "params.yaml"), variant, stage, root)  # type: ignore[arg-type]
+
+
+def test_rates_warm_up_then_fall_along_a_cosine() -> None:
+    published = recipe(ROOT, "fusion-phi35-3b", "stage1")
+    steps = 1000
+    factors = [published.learning_rate_factor(step, steps) for step in range(steps)]
+    warmup = 30
+    assert factors[0] == pytest.approx(1 / warmup)
+    assert factors[warmup - 1] == 1.0
+    assert max(factors) == 1.0
+    assert factors[warmup + (steps - warmup) // 2] == pytest.approx(0.5, abs=1e-3)
+    assert factors[-1] < 1e-4
+    assert all(later <= earlier for earlier, later in zip(factors[warmup - 1 :], factors[warmup:], strict=False))
+
+
+def test_latents_are_drawn_alike_on_every_rank_and_cover_all_choices() -> None:
+    published = recipe(ROOT, "fusion-phi35-3b", "stage1")
+    draws = [published.num_latents(step) for step in range(300)]
+    assert draws == [recipe(ROOT, "fusion-phi35-3b", "stage1").num_latents(step) for step in range(300)]
+    assert set(draws) == {4, 16, 36, 64, 144}
+    assert draws != [recipe(ROOT, "fusion-phi35-3b", "stage2").num_latents(step) for step in range(300)]
+
+
+@pytest.mark.parametrize("variant", ["tiny", "fusion-x-llama31-8b"])
+def test_stages_form_a_chain(variant: str) -> None:
+    chain = [recipe(ROOT, variant, stage) for stage in STAGES]
+    assert [link.parent.name for link in chain] == ["base", "stage1", "stage1_5"]
+    assert all(later.parent == earlier.output for earlier, later in itertools.pairwise(chain))
+
+
+def test_identity_changes_with_data_parent_and_code_but_not_with_place(tmp_path: Path) -> None:
+    def project(name: str) -> Recipe:
+        made = recipe(tmp_path / name)
+        for part in ("fusion/model", "fusion/train"):
+            shutil.copytree(ROOT / part, made.root / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("fusion/data/order.py", "fusion/data/loader.py"):
+            (made.root / part).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / part, made.root / part)
+        made.manifest.parent.mkdir(parents=True)
+        made.manifest.write_bytes(b"rows")
+        made.parent.mkdir(parents=True)
+        (made.parent / "model.safetensors").write_bytes(b"weights")
+        return made
+
+    first, second = project("a"), project("b")
+    assert first.identity() == second.identity()
+    for path in (second.manifest, second.parent / "model.safetensors", second.root / "fusion/train/step.py"):
+        before = second.identity()
+        path.write_bytes(path.read_bytes() + b"#")
+        assert second.identity() != before
