@@ -1,0 +1,1 @@
+"""From sources to batches: catalog, ingest, shards, curation, validation, order, loader."""

@@ -1,0 +1,82 @@
+"""Output folders that appear whole or not at all, and files in them that are equal for equal content."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fusion.data.errors import DataError, NoSpaceError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def output_folder(target: Path) -> Iterator[Path]:
+    """Gives the folder `.<name>.partial` beside `target` to write into and renames it to `target` at the end.
+
+    An older `target` is replaced as a whole; a failure leaves it untouched and removes what was written.
+    A full disk raises `NoSpaceError` with the folder's name.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    with full_disk_named(target):
+        if partial.exists():
+            shutil.rmtree(partial)
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            if target.is_dir():
+                shutil.rmtree(target)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns "no space left" from any layer below into `NoSpaceError` that names `folder`."""
+    try:
+        yield
+    except NoSpaceError:
+        raise
+    except Exception as error:
+        # Some writers (the parquet writer among them) wrap the operating system's error in one of their own.
+        if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC).lower() in str(error).lower():
+            raise NoSpaceError(f"no space left on the disk that holds {folder}: free some and run again") from error
+        raise
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Writes `frame` with the fixed settings of all tables here: the same rows give the same bytes."""
+    frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True, row_group_size=100_000)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Writes `value` as JSON with sorted keys, one space of indentation and a final newline."""
+    path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """The JSON file at `path`; raises `DataError` naming the command `made_by` that writes it when it is not there."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: run `{made_by}` first") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}): run `{made_by}` again") from error
+
+
+def read_parquet(path: Path, made_by: str) -> pl.DataFrame:
+    """The table at `path`; raises `DataError` naming the command `made_by` that writes it when it is not there."""
+    try:
+        return pl.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: run `{made_by}` first") from None
+    except pl.exceptions.ComputeError as error:
+        raise DataError(f"{path} cannot be read ({error}): run `{made_by}` again") from error

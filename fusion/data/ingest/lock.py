@@ -1,0 +1,62 @@
+"""images.lock.json: where a source's pictures lie, in words that hold on every machine, and what they were at ingest."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fusion.data.errors import DataError
+from fusion.data.images import find_containers
+from fusion.data.ingest.origin import Layout, PublishedOrigin
+from fusion.hashing import file_sha256
+
+LOCK = "images.lock.json"
+
+
+def lock_images(layout: Layout, used: Iterable[str]) -> dict[str, Any]:
+    """The content of the lock file.
+
+    An archive is locked by its size and sha256. Of a folder the paths and sizes of the `used` pictures are hashed:
+    reading millions of files twice would cost hours, and sharding hashes each of them anyway.
+    """
+    containers = find_containers(layout.folder, layout.images)
+    names = sorted(set(used)) if any(path.is_dir() for path in containers) else []
+    entries: list[dict[str, Any]] = []
+    for path in containers:
+        entry: dict[str, Any] = {"path": path.relative_to(layout.folder).as_posix()}
+        if path.is_dir():
+            sizes = [(name, (path / name).stat().st_size) for name in names if (path / name).is_file()]
+            listing = "".join(f"{size} {name}\n" for name, size in sizes)
+            entry |= {"bytes": sum(size for _, size in sizes), "files": len(sizes), "kind": "folder"}
+            entry["sha256"] = hashlib.sha256(listing.encode()).hexdigest()
+        else:
+            entry |= {"bytes": path.stat().st_size, "kind": "archive", "sha256": file_sha256(path)}
+        entries.append(entry)
+    return {"base": layout.base, "containers": entries}
+
+
+def locked_containers(lock: dict[str, Any], raw: Path, origin: object, folder: str | None) -> list[Path]:
+    """The folders and archives of a lock file on this machine.
+
+    Args:
+        lock: content of the lock file.
+        raw: the folder it lies in.
+        origin, folder: of the source, to find what it does not keep in `raw`.
+
+    Raises:
+        DataError: an archive is missing or has another size than at ingest.
+    """
+    base = raw
+    if lock["base"]["kind"] != "written":
+        if not isinstance(origin, PublishedOrigin):
+            raise DataError(f"{raw / LOCK} belongs to another kind of origin: run `fusion ingest` for this source again")
+        base = origin.layout(folder).folder
+    found = []
+    for entry in lock["containers"]:
+        path = base / entry["path"]
+        if not path.exists():
+            raise DataError(f"{path} was there at ingest and is missing now: bring it back, or run `fusion ingest` again")
+        if entry["kind"] == "archive" and path.stat().st_size != entry["bytes"]:
+            raise DataError(f"{path} has changed since ingest ({path.stat().st_size} bytes, was {entry['bytes']}): ingest again")
+        found.append(path)
+    return found

@@ -1,0 +1,56 @@
+"""A source in the published layout: in a local folder, or on the Hub at a pinned revision."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from fusion.data.errors import IngestError
+from fusion.data.ingest.origin import Layout, PublishedOrigin
+
+
+class Published(PublishedOrigin):
+    """`repo`@`revision` of the Hub's data sets; `file` = annotations, `images` = image folders or archives in it.
+
+    A folder given for the data set in params.yaml (data.roots) goes before the Hub.
+    """
+
+    kind: ClassVar[str] = "published"
+    input: ClassVar[str] = "fusion/data/ingest/json_stream.py"
+    repo: str | None = None
+    revision: str | None
+    file: str
+    images: list[str] = ["images"]
+
+    def layout(self, folder: str | None) -> Layout:
+        if folder is None:
+            return self._from_hub()
+        base = Path(folder)
+        if not base.is_dir():
+            raise IngestError(f"data.roots in params.yaml names {base}, which is not a folder")
+        if not (base / self.file).is_file():
+            raise IngestError(f"the annotation file {base / self.file} is missing")
+        return Layout(base, {"kind": "folder"}, self.file, self._images(base))
+
+    def _images(self, base: Path) -> tuple[str, ...]:
+        # What the entry names must be there; the usual folder may be absent, as it is for text-only sources.
+        return tuple(name for name in self.images if "images" in self.model_fields_set or (base / name).exists())
+
+    def _from_hub(self) -> Layout:
+        if self.repo is None:
+            raise IngestError(f"{self.file}: give the folder of this data set in params.yaml (data.roots), or a `repo`")
+        if self.revision is None:
+            raise IngestError(
+                f"{self.file} of {self.repo}: the catalog pins no revision. Write the commit to use as `revision` in "
+                "data/catalog/, or download the repository and give its folder in params.yaml (data.roots)"
+            )
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        patterns = [self.file, *(pattern for name in self.images for pattern in (name, f"{name}/**"))]
+        try:
+            base = snapshot_download(self.repo, repo_type="dataset", revision=self.revision, allow_patterns=patterns)
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise IngestError(f"{self.repo}@{self.revision} cannot be downloaded: {error}") from error
+        if not (Path(base) / self.file).is_file():
+            raise IngestError(f"{self.repo}@{self.revision} has no file {self.file}")
+        location = {"kind": "hub", "repo": self.repo, "revision": self.revision}
+        return Layout(Path(base), location, self.file, self._images(Path(base)))

@@ -1,0 +1,75 @@
+"""One annotation record, checked as far as it can be without its picture: a row to keep, or a reason against it."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from fusion.data.sample import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Why a sample is not used: a reason code and what shows it."""
+
+    reason: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record as samples.parquet holds it; `image` is relative to the image folder."""
+
+    key: str | None
+    image: str | None
+    conversations: list[Message]
+
+
+def read_row(record: Any) -> Row | Reject:
+    """Checks form, picture path and text encoding of a record of the published format."""
+    if not isinstance(record, dict):
+        return Reject("not-an-object", f"a {type(record).__name__} where an object was expected")
+    conversations = record.get("conversations")
+    if not isinstance(conversations, list):
+        return Reject("no-conversations", f"keys: {', '.join(sorted(map(str, record)))[:200]}")
+    messages: list[Message] = []
+    for number, message in enumerate(conversations):
+        role, value = (message.get("from"), message.get("value")) if isinstance(message, dict) else (None, None)
+        if not isinstance(role, str) or not isinstance(value, str):
+            return Reject("bad-message", f"message {number} needs `from` and `value`, both text")
+        messages.append({"from": role, "value": value})
+    image = _image(record.get("image"))
+    if isinstance(image, Reject):
+        return image
+    key = record.get("id")
+    row = Row(None if key is None else str(key), image, messages)
+    return _encodable(row) or row
+
+
+def _image(value: Any) -> str | None | Reject:
+    if isinstance(value, list):
+        if len(value) > 1:
+            return Reject("several-images", f"{len(value)} pictures: {', '.join(map(str, value))[:200]}")
+        value = value[0] if value else None
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        return Reject("bad-image-path", f"`image` is a {type(value).__name__}")
+    if "\0" in value or any(ord(character) < 32 for character in value):
+        return Reject("bad-image-path", f"a control character in {ascii(value)[:200]}")
+    path = value.replace("\\", "/")
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
+        return Reject("path-outside", f"{ascii(value)[:200]} leaves the image folder")
+    return "/".join(part for part in parts if part != ".")
+
+
+def _encodable(row: Row) -> Reject | None:
+    texts = [row.key or "", row.image or ""]
+    for message in row.conversations:
+        texts += [message["from"], message["value"]]
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return Reject("lone-surrogate", f"{ascii(text[max(0, error.start - 20) : error.end + 20])}")
+    return None

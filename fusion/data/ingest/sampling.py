@@ -1,0 +1,41 @@
+"""Which rows of an annotation file are used: all, first:N, end:N, random:N or N%, as published per file."""
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+
+def needs_count(strategy: str) -> bool:
+    """Whether the number of rows must be known before the first row can be chosen."""
+    return not (strategy == "all" or strategy.startswith("first:"))
+
+
+def chosen_rows(strategy: str, count: int | None, seed: int, name: str) -> npt.NDArray[np.bool_] | int | None:
+    """Which rows to use.
+
+    Args:
+        strategy: as in the catalog, checked there.
+        count: number of rows in the file; may be None where `needs_count` is false.
+        seed, name: the random choices depend on these two alone, so they are the same on every rank and machine.
+
+    Returns:
+        None = all rows; an int = that many from the start; else a mask [count].
+    """
+    if strategy == "all":
+        return None
+    if strategy.startswith("first:"):
+        return int(strategy.removeprefix("first:"))
+    if count is None:
+        raise ValueError(f"`{strategy}` needs the number of rows")
+    if strategy.startswith("end:"):
+        return np.arange(count) >= count - int(strategy.removeprefix("end:"))
+    if strategy.startswith("random:"):
+        wanted = int(strategy.removeprefix("random:"))
+    else:
+        wanted = round(count * float(strategy.removesuffix("%")) / 100)
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+    mask = np.zeros(count, dtype=np.bool_)
+    mask[generator.permutation(count)[: min(wanted, count)]] = True
+    return mask

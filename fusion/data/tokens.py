@@ -1,0 +1,76 @@
+"""Token counts without the model: the prompts of fusion/model/template.py through the `tokenizers` library.
+
+Exactly as FusionProcessor.count_tokens counts (a test holds the two together), without importing its libraries: every
+shard process would pay seconds for that.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
+
+from fusion.data.errors import DataError
+from fusion.data.sample import Message
+from fusion.model.template import IMAGE_TAG, LATENT_TAG, TEMPLATES, VISION_END, VISION_START, SampleError, read_turns
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """`text`: tokens of the rendered conversation without the two markers; `instruct`: of the tower's instruction."""
+
+    text: int
+    instruct: int
+
+
+class TokenCounter:
+    """Counts the tokens of conversations for one tokenizer and template."""
+
+    def __init__(self, name: str, revision: str | None, template: str) -> None:
+        """Loads the tokenizer `name` (a folder with tokenizer.json, or a Hub id); raises `DataError` when it cannot."""
+        self._tokenizer = load_tokenizer(name, revision)
+        self._template = TEMPLATES[template]
+        self._prefix = len(self._tokenizer.encode("").ids)
+        special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
+        self._control = re.compile("|".join(map(re.escape, sorted({*special, IMAGE_TAG, LATENT_TAG}, reverse=True))))
+
+    def count(self, conversations: Sequence[Message], has_image: bool) -> TokenCount:
+        """Counts one conversation.
+
+        Raises:
+            SampleError: the conversation cannot be rendered, with the model's own reason code.
+        """
+        turns = read_turns(conversations, has_image)
+        for turn in turns:
+            for text in (turn.question, turn.answer or ""):
+                if found := self._control.search(text):
+                    raise SampleError("control_token_in_text", f"the text contains {found.group()!r}")
+        pieces = [piece for piece in self._template.pieces(turns) if piece not in (IMAGE_TAG, LATENT_TAG)]
+        tokens = self._prefix
+        for piece in pieces:
+            tokens += len(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+        with_image = any(turn.has_image for turn in turns)
+        instruct = len(self._tokenizer.encode("".join(turn.question for turn in turns)).ids) if with_image else 1
+        return TokenCount(tokens, instruct)
+
+
+@cache
+def load_tokenizer(name: str, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a folder or Hub id, with the two vision tokens that every FUSION model adds."""
+    file = Path(name) / "tokenizer.json"
+    try:
+        if file.is_file():
+            tokenizer = Tokenizer.from_file(str(file))
+        elif Path(name).exists() or name.startswith(("data/", "./", "/")):
+            raise DataError(f"{file} is missing: the catalog names {name} as a tokenizer")
+        else:
+            tokenizer = Tokenizer.from_pretrained(name, revision=revision or "main")
+    except DataError:
+        raise
+    except Exception as error:  # the library raises bare Exception for every failure
+        raise DataError(f"the tokenizer {name} cannot be loaded: {error}") from error
+    missing = [token for token in (VISION_START, VISION_END) if tokenizer.token_to_id(token) is None]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+    return tokenizer
