@@ -8,15 +8,16 @@ from typing import Self
 
 import psutil
 
-INTERVAL_SECONDS = 0.5
+FIRST_INTERVAL_SECONDS, LAST_INTERVAL_SECONDS = 0.25, 2.0
+"""Reading a proportional set size takes the kernel 5 ms for a gigabyte, so a long stage is looked at less often."""
 
 
 class PeakMemory:
     """A context manager that measures; `peak_bytes` holds the answer, also while it runs.
 
-    Descendants are looked at every half second: training ranks are processes of their own, and their sum counts. Pages
-    that several of them share count once where the system tells (Linux: proportional set size). What lives shorter than
-    half a second is seen through the process's own high-water mark.
+    Descendants are looked at, too: training ranks are processes of their own, and their sum counts. Pages that several
+    of them share count once where the system tells (Linux: proportional set size). What lives shorter than the time
+    between two looks is seen through the processes' own high-water marks.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,9 @@ class PeakMemory:
 
     def _watch(self) -> None:
         process = psutil.Process()
-        while not self._stop.wait(INTERVAL_SECONDS):
+        interval = FIRST_INTERVAL_SECONDS
+        while not self._stop.wait(interval):
+            interval = min(interval * 1.25, LAST_INTERVAL_SECONDS)
             members = [process, *process.children(recursive=True)]
             self._sampled = max(self._sampled, sum(_resident_bytes(member) for member in members))
 
