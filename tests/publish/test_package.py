@@ -49,10 +49,8 @@ def test_the_card_has_what_the_hub_reads_and_the_scores_beside_the_baselines(run
     assert "| clipart-captions | short captions | 16 | 8 | CC0-1.0 | CC0-1.0 |" in card
     assert "| text | language | 16 | 8 | CC-BY-4.0 | not yet |" in card
     stage2 = settings.stage("tiny", "stage2")
-    assert (
-        f"| Stage 2 | tiny-stage2 | 5,000 | {stage2.epochs} | 300 | {stage2.global_batch} | {stage2.learning_rate} |"
-        in card
-    )
+    epochs, batch, rate = stage2.epochs, stage2.global_batch, stage2.learning_rate
+    assert f"| Stage 2 | tiny-stage2 | 5,000 | {epochs} | 300 | {batch} | {rate} |" in card
 
 
 def test_the_usage_code_of_the_card_runs(run, capsys):
