@@ -1,0 +1,66 @@
+"""Rows through worker processes in order, a bounded number of them in flight."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+
+from fusion.data.errors import DataError
+from fusion.data.ingest.record import Reject
+from fusion.data.prepare import Prepared, Preparer, RawRow, Task
+
+_CHUNK = 128
+_WORTH_PROCESSES = 3000
+"""Samples. Below, starting processes takes longer than the work."""
+
+Result = Prepared | tuple[int, Reject]
+_preparer: Preparer | None = None
+
+
+def prepare_all(task: Task, rows: Iterator[RawRow], count: int, workers: int) -> Iterator[Result]:
+    """Every row of `rows` (`count` of them) prepared, in order, by up to `workers` processes.
+
+    Raises:
+        DataError: a worker died (out of memory, or a fault in a decoder); the message names the rows it had.
+    """
+    chunks = iter(lambda: list(islice(rows, _CHUNK)), [])
+    if workers == 1 or count < _WORTH_PROCESSES:
+        preparer = Preparer(task)
+        for chunk in chunks:
+            yield from preparer.prepare(chunk)
+        return
+    # A fork server has no threads whose locks a fork could inherit, and imports this module once for all workers.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(task,)) as pool:
+        waiting: deque[tuple[list[RawRow], Future[list[Result]]]] = deque()
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(_work, chunk)))
+            if len(waiting) > 4 * workers:
+                yield from _result(task, *waiting.popleft())
+        while waiting:
+            yield from _result(task, *waiting.popleft())
+
+
+def _result(task: Task, chunk: list[RawRow], future: "Future[list[Result]]") -> list[Result]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            f"a worker process died on rows {chunk[0][0]} to {chunk[-1][0]} (or just after) of {task.dataset}/{task.source}: "
+            "out of memory, or a picture that crashes its decoder; lower data.workers or data.max_image_pixels, "
+            "or remove the picture"
+        ) from None
+
+
+def _start(task: Task) -> None:
+    global _preparer
+    _preparer = Preparer(task)
+
+
+def _work(chunk: list[RawRow]) -> list[Result]:
+    if _preparer is None:
+        raise RuntimeError("the worker was not started")
+    return _preparer.prepare(chunk)
