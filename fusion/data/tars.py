@@ -17,7 +17,7 @@ def _header(name: str, size: int) -> bytes:
         return info.tobuf(tarfile.PAX_FORMAT)
     # The library takes as long for a header as drawing a small picture does; this is the same block, put together.
     fields = b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
-    start, end = encoded.ljust(100, b"\0") + fields, b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
+    start, end = encoded.ljust(100, b"\0") + fields, b"0" + bytes(100) + b"ustar\x0000"
     checksum = sum(start) + sum(end) + 8 * ord(" ")
     return (start + b"%06o\0 " % checksum + end).ljust(_BLOCK, b"\0")
 

@@ -7,7 +7,7 @@ shard process would pay seconds for that.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
@@ -34,6 +34,8 @@ class TokenCounter:
         self._template = TEMPLATES[template]
         self._prefix = len(self._tokenizer.encode("").ids)
         special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
+        # Most pieces of a data set repeat: the system text, the markers' surroundings, short answers.
+        self._piece_tokens = lru_cache(maxsize=1 << 14)(self._count_piece)
         self._control = re.compile("|".join(map(re.escape, sorted({*special, IMAGE_TAG, LATENT_TAG}, reverse=True))))
 
     def count(self, conversations: Sequence[Message], has_image: bool) -> TokenCount:
@@ -50,10 +52,13 @@ class TokenCounter:
         pieces = [piece for piece in self._template.pieces(turns) if piece not in (IMAGE_TAG, LATENT_TAG)]
         tokens = self._prefix
         for piece in pieces:
-            tokens += len(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+            tokens += self._piece_tokens(piece)
         with_image = any(turn.has_image for turn in turns)
         instruct = len(self._tokenizer.encode("".join(turn.question for turn in turns)).ids) if with_image else 1
         return TokenCount(tokens, instruct)
+
+    def _count_piece(self, piece: str) -> int:
+        return len(self._tokenizer.encode(piece, add_special_tokens=False).ids)
 
 
 @cache
