@@ -57,12 +57,13 @@ class CurationProfile(Section):
     min_answer_chars: PositiveInt
     max_answer_chars: PositiveInt
     max_repetition: Share | None
-    languages: list[str] | None
+    scripts: list[Literal["arabic", "cyrillic", "devanagari", "greek", "han", "hangul", "hebrew", "kana", "latin", "thai"]] | None
     pii: bool
     image_distance: int | None = Field(ge=0, le=15)
     text_similarity: float | None = Field(gt=0.0, le=1.0)
     contamination_words: int | None = Field(ge=5)
     useless_texts: bool
+    max_same_text: PositiveInt | None
 
 
 class Curation(Section):
@@ -254,11 +255,7 @@ class Settings(Section):
     def stage(self, variant: str, stage: Stage) -> "StageSettings":
         """The settings of one stage with every value of `training` filled in that the stage does not override."""
         own: StageSettings = getattr(self.variant(variant).stages, stage)
-        filled = {
-            name: getattr(self.training, name)
-            for name in Training.model_fields
-            if getattr(own, name) is None
-        }
+        filled = {name: getattr(self.training, name) for name in Training.model_fields if getattr(own, name) is None}
         return own.model_copy(update=filled)
 
 
