@@ -1,0 +1,45 @@
+"""Patterns and expressions of the text block."""
+
+import polars as pl
+
+CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u{FFFD}\u{FFFE}\u{FFFF}]"
+"""Control characters other than tab and line breaks, and what decoders write for bytes they could not read."""
+EMAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
+PHONE = r"(\+[0-9]{1,3}[ .-]?(\([0-9]{1,4}\)[ .-]?)?[0-9]{2,4}([ .-]?[0-9]{2,4}){2,4}|\([0-9]{3}\) ?[0-9]{3}-[0-9]{4})"
+CARD = r"\b[0-9]{4}([ -])[0-9]{4}[ -][0-9]{4}[ -][0-9]{4}\b"
+SCRIPTS = {
+    "arabic": r"\p{Arabic}",
+    "cyrillic": r"\p{Cyrillic}",
+    "devanagari": r"\p{Devanagari}",
+    "greek": r"\p{Greek}",
+    "han": r"\p{Han}",
+    "hangul": r"\p{Hangul}",
+    "hebrew": r"\p{Hebrew}",
+    "kana": r"\p{Hiragana}\p{Katakana}",
+    "latin": r"\p{Latin}",
+    "thai": r"\p{Thai}",
+}
+_FILE_NAME = r"(?i)^[^\s]+\.(jpe?g|png|gif|svg|webp|bmp|tiff?|eps|pdf|psd|ai)$"
+_IDENTIFIER = r"^[\p{L}\p{N}]*([_-][\p{L}\p{N}]+)*[_-]?[0-9]{2,}[\p{L}\p{N}_-]*$"
+_PLACEHOLDER = (
+    r"(?i)^(untitled|unnamed|unknown|none|null|nan|n/?a|todo|tbd|test|title|name|image|img|picture|pic|photo|drawing|graphic|"
+    r"clip ?art|icon|logo|file|new|copy|default|document|layer|object|shape|svg|no (title|caption|description))[\s\p{P}\p{N}]*$"
+)
+
+
+def plain(text: pl.Expr) -> pl.Expr:
+    """Text without case, and with each number, month and weekday name of a date and punctuation as one sign."""
+    lower = text.str.to_lowercase().str.strip_chars()
+    undated = lower.str.replace_all(r"\b(mon|tue|wed|thu|fri|sat|sun)[a-z]*\b|\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", "#")
+    return undated.str.replace_all(r"[\s\p{P}\p{S}\p{N}]+", "#")
+
+
+def useless(stripped: pl.Expr) -> pl.Expr:
+    """Whether a stripped answer is no caption: no letters, a file name, an identifier with a number, or a placeholder."""
+    no_letters = ~stripped.str.contains(r"\p{L}")
+    return (
+        no_letters
+        | stripped.str.contains(_FILE_NAME)
+        | stripped.str.contains(_IDENTIFIER)
+        | stripped.str.contains(_PLACEHOLDER)
+    )
