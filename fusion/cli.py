@@ -1,5 +1,6 @@
 """The command `fusion`. Each DVC stage is one thin subcommand here; the work is done by the packages below."""
 
+import errno
 import os
 import sys
 import traceback
@@ -34,9 +35,12 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        traceback.print_exc()
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: no space left on the disk{where}: free some and run the same command again", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            print(f"error: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -14,7 +14,7 @@ from fusion.errors import FusionError
 from fusion.settings import STAGES, Settings
 
 PIPELINE_FILE = Path("data/pipeline.yaml")
-_HEADER = "# Written by `fusion settings --write` from params.yaml and data/catalog/ for run.variants. dvc.yaml loops over it.\n"
+_HEADER = "# Written by `fusion settings --write`: what run.variants needs of data/catalog/. dvc.yaml loops over it.\n"
 
 
 class SelectionError(FusionError):
@@ -43,7 +43,8 @@ def select(settings: Settings, catalog: Catalog) -> dict[str, Any]:
                 }
             for benchmark in [*entry.contamination, *variant.evaluation.benchmarks]:
                 benchmarks[benchmark] = _benchmark(catalog, benchmark)
-    return {"benchmarks": benchmarks, "datasets": datasets, "sources": sources, "variants": variants}
+    # `builds`, not `variants`: DVC merges params.yaml into its variables, where that name is taken.
+    return {"benchmarks": benchmarks, "builds": variants, "datasets": datasets, "sources": sources}
 
 
 def _benchmark(catalog: Catalog, name: str) -> dict[str, str]:

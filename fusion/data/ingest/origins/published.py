@@ -14,7 +14,6 @@ class Published(PublishedOrigin):
     """
 
     kind: ClassVar[str] = "published"
-    input: ClassVar[str] = "fusion/data/ingest/json_stream.py"
     repo: str | None = None
     revision: str | None
     file: str
