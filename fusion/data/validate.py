@@ -1,0 +1,73 @@
+"""The gate after curation: a critical expectation that fails stops the pipeline; warnings are only reported.
+
+`data/validation/<dataset>/`: validation.json, and validation.html, which opens offline. Training depends on them.
+Source: design "From source to batch", item 4.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusion.data.errors import DataError
+from fusion.data.folders import output_folder, write_json
+from fusion.data.validation.engine import run_suites
+from fusion.data.validation.suites import suites
+from fusion.data.validation.tables import Curated
+
+if TYPE_CHECKING:
+    from fusion.data.catalog import Catalog
+    from fusion.settings import Settings
+
+
+class ValidationError(DataError):
+    """A curated data set does not hold what it must; the message lists what and says where all of it can be read."""
+
+
+def validate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: Path = Path(".")) -> Path:
+    """Validates one curated data set; returns the folder of the result.
+
+    Raises:
+        ValidationError: a critical expectation failed; what was found is left in `runs/validation/<dataset>/`.
+        DataError: the data set was not curated.
+    """
+    curated = Curated(root, dataset, catalog.dataset(dataset))
+    results = run_suites(suites(curated))
+    failed = [result for result in results if not result["success"] and result["severity"] == "critical"]
+    warned = [result for result in results if not result["success"] and result["severity"] != "critical"]
+    document = {
+        "dataset": dataset,
+        "failed": len(failed),
+        "passed": len(results) - len(failed) - len(warned),
+        "results": results,
+        "status": "failed" if failed else "passed",
+        "warnings": len(warned),
+    }
+    # A failed stage leaves no output, so that nothing can go on from it; the findings are kept beside.
+    target = root / ("runs/validation" if failed else "data/validation") / dataset
+    with output_folder(target) as folder:
+        write_json(document, folder / "validation.json")
+        (folder / "validation.html").write_text(_page(document, curated.summary), encoding="utf-8")
+    if failed:
+        lines = [f"  {result['suite']}: {_line(result)}" for result in failed[:20]]
+        raise ValidationError("\n".join([f"{dataset}: {len(failed)} critical expectation(s) failed, see {target / 'validation.html'}:", *lines]))
+    return target
+
+
+def _line(result: dict[str, Any]) -> str:
+    arguments = result["arguments"]
+    what = ", ".join(f"{key} {value}" for key, value in arguments.items() if key not in ("condition_parser",))
+    found = result.get("error") or f"{result.get('unexpected', 0)} of {result['rows']} rows: {result.get('examples')}"
+    return f"{result['why']} ({what}): {found}"
+
+
+def _page(document: dict[str, Any], summary: dict[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader
+
+    verdict = f"{document['passed']} expectations hold, {document['warnings']} warnings, {document['failed']} critical failures."
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for result in document["results"]:
+        grouped.setdefault(result["suite"], []).append(result)
+    environment = Environment(loader=PackageLoader("fusion.data.validation", "."), autoescape=True, keep_trailing_newline=True)
+    page = environment.get_template("page.html")
+    return page.render(dataset=document["dataset"], status=document["status"], verdict=verdict, summary=summary, suites=grouped)

@@ -1,0 +1,109 @@
+"""The tables that the suites look at: narrow columns of the manifest by source, and small tables of totals.
+
+Great Expectations reads pandas; ten million wide rows of it would take 5 GiB, so a table holds one source and few columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fusion.data.folders import read_json, read_parquet
+from fusion.data.shards import index_schema
+
+if TYPE_CHECKING:
+    from fusion.data.catalog import Dataset
+
+_IMAGE = ["image_offset", "image_size", "image_path", "image_sha256", "pdq", "pdq_quality", "width", "height", "contrast"]
+
+
+class Curated:
+    """The output of curation of one data set, read as needed."""
+
+    def __init__(self, root: Path, name: str, entry: Dataset) -> None:
+        """Raises `DataError` when the data set was not curated."""
+        self.name = name
+        self.entry = entry
+        self._folder = root / "data/manifests" / name
+        self._made_by = f"fusion curate {name}"
+        self.summary: dict[str, Any] = read_json(self._folder / "summary.json", self._made_by)
+        self.ledger = read_parquet(self._folder / "ledger.parquet", self._made_by)
+        read_parquet(self._folder / "manifest.parquet", self._made_by).clear()
+
+    def schema(self) -> pl.DataFrame:
+        """One row a column of the manifest: `column`, `type`, `expected`; a missing or unknown one is "none"."""
+        found = {field.name: str(field.type) for field in pq.read_schema(self._folder / "manifest.parquet")}
+        wanted: dict[str, str] = {}
+        for field in [*index_schema(sorted(self.entry.tokenizers)), pa.field("draws", pa.int32())]:
+            if field.name != "structure":
+                wanted[field.name] = str(field.type)
+        names = list(dict.fromkeys([*wanted, *found]))
+        types = [_plain_type(found.get(name, "none")) for name in names]
+        return pl.DataFrame({"column": names, "type": types, "expected": [_plain_type(wanted.get(name, "none")) for name in names]})
+
+    def source(self, name: str) -> pl.DataFrame:
+        """The manifest rows of one source; `image` says whether the columns of its picture are all there, none, or some."""
+        tokens = [f"{kind}_tokens_{key}" for key in sorted(self.entry.tokenizers) for kind in ("text", "instruct")]
+        there = pl.sum_horizontal(pl.col(column).is_not_null() for column in _IMAGE)
+        image = pl.when(there == 0).then(pl.lit("none")).when(there == len(_IMAGE)).then(pl.lit("all")).otherwise(pl.lit("some"))
+        columns = ["sample_id", "shard", "record_offset", "record_size", "sha256", "turns", "answer_chars", "draws", "width", "height"]
+        labels = ["category", "licence_declared", "licence_verified"]
+        manifest = pl.scan_parquet(self._folder / "manifest.parquet").filter(pl.col("source") == name)
+        return manifest.select(*columns, *tokens, *labels, image=image).collect()
+
+    def totals(self) -> pl.DataFrame:
+        """One row a source: its numbers in the summary, the manifest and the ledger, and their differences."""
+        manifest = pl.scan_parquet(self._folder / "manifest.parquet").group_by("source").len().collect()
+        rows, logged = dict(manifest.iter_rows()), dict(self.ledger.group_by("source").len().iter_rows())
+        table = []
+        for name in [*self.entry.sources, *sorted(set(self.summary["sources"]) - set(self.entry.sources))]:
+            facts = self.summary["sources"].get(name, {"ingested": 0, "kept": 0, "rejected": 0, "reasons": {}})
+            count = self.entry.sources[name].count if name in self.entry.sources else None
+            table.append(
+                {
+                    "source": name,
+                    "ingested": facts["ingested"],
+                    "kept": facts["kept"],
+                    "rejected": facts["rejected"],
+                    "kept_share": facts["kept"] / max(1, facts["ingested"]),
+                    "not_accounted_for": facts["ingested"] - facts["kept"] - facts["rejected"],
+                    "kept_but_not_in_manifest": facts["kept"] - rows.get(name, 0),
+                    "rejected_but_not_in_ledger": facts["rejected"] - logged.get(name, 0),
+                    "without_reason": facts["rejected"] - sum(facts["reasons"].values()),
+                    "catalog_count_ratio": None if count is None else facts["ingested"] / (1000 * count),
+                }
+            )
+        return pl.DataFrame(table, schema_overrides={"catalog_count_ratio": pl.Float64})
+
+    def whole(self) -> pl.DataFrame:
+        """One row for the data set."""
+        manifest = pl.scan_parquet(self._folder / "manifest.parquet").select("sample_id")
+        both = manifest.join(self.ledger.lazy().select("sample_id"), on="sample_id", how="semi").select(pl.len()).collect().item()
+        facts = self.summary
+        return pl.DataFrame(
+            {
+                "kept_share": [facts["kept"] / max(1, facts["ingested"])],
+                "not_accounted_for": [facts["ingested"] - facts["kept"] - facts["rejected"]],
+                "kept_and_rejected": [both],
+                "rejected_twice": [len(self.ledger) - self.ledger["sample_id"].n_unique()],
+                "reasons_missing": [self.ledger.filter(pl.any_horizontal(pl.col("block", "reason", "evidence").is_null())).height],
+                "licences_not_verified": [sum(source.licence.verified is None for source in self.entry.sources.values())],
+            }
+        )
+
+    def categories(self) -> pl.DataFrame:
+        """One row a category with bounds: its share of the draws; 0 where the category is missing."""
+        bounds = self.entry.expect.category_shares
+        shares = [self.summary["categories"].get(name, {"share": 0.0})["share"] for name in bounds]
+        return pl.DataFrame({"category": list(bounds), "share": shares}, schema={"category": pl.String, "share": pl.Float64})
+
+
+def _plain_type(name: str) -> str:
+    """Parquet writers differ in which of Arrow's variable-length types they note down; the content is the same."""
+    if name.startswith(("fixed_size_binary", "large_binary", "binary")):
+        return "binary"
+    return name.removeprefix("large_").replace("string_view", "string").replace("_view", "")
