@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from fusion.data.folders import output_folder, write_json, write_parquet
-from fusion.evaluate.benchmark import Benchmark, load_benchmark
+from fusion.evaluate.benchmark import Benchmark, BenchmarkError, load_benchmark
 from fusion.evaluate.score import ClusterBootstrap, is_correct
 from fusion.evaluate.systems import CheckpointSystem, QuestionPrior
 from fusion.hashing import file_sha256
@@ -22,13 +22,17 @@ GREY = "grey picture"
 def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> None:
     """Writes results/<variant>/evaluation/scores.json and answers.parquet.
 
-    Raises `BenchmarkError` for a missing benchmark, and whatever loading a missing checkpoint raises.
+    Raises `BenchmarkError` for a missing benchmark or none at all, and whatever loading a missing checkpoint raises.
     """
     quiet_libraries()
     chosen = settings.variant(variant)
     torch.set_num_threads(
         chosen.hardware.ranks * chosen.hardware.threads_per_rank if chosen.hardware.device == "cpu" else 1
     )
+    if not chosen.evaluation.benchmarks:
+        raise BenchmarkError(
+            f"variants.{variant}.evaluation.benchmarks in params.yaml is empty: name one of data/catalog/"
+        )
     benchmarks = [
         load_benchmark(name, use.questions, settings.run.seed, root)
         for name, use in chosen.evaluation.benchmarks.items()
@@ -45,6 +49,7 @@ def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> N
     with output_folder(root / "results" / variant / "evaluation") as folder:
         write_parquet(answers, folder / "answers.parquet")
         write_json(scores, folder / "scores.json")
+        write_json(metrics(scores), folder / "metrics.json")
 
 
 def answer_all(settings: Settings, variant: str, benchmarks: list[Benchmark], root: Path) -> pl.DataFrame:
@@ -107,6 +112,16 @@ def score(settings: Settings, variant: str, benchmark: Benchmark, answers: pl.Da
             "margin": round(margin.mean, 6), "low": round(margin.low, 6), "high": round(margin.high, 6),
         })  # fmt: skip
     return {"questions": len(questions), "pictures": questions["image_id"].n_unique(), "rows": rows, "margins": margins}
+
+
+def metrics(scores: dict[str, Any]) -> dict[str, Any]:
+    """What `dvc metrics diff` compares: the trained model's accuracy and its margin over the better blind baseline."""
+    chosen: dict[str, Any] = {}
+    for name, benchmark in scores["benchmarks"].items():
+        margins = {entry["group"]: entry["margin"] for entry in benchmark["margins"]}
+        trained = [row for row in benchmark["rows"] if row["system"] == f"{scores['variant']} stage2"]
+        chosen[name] = {row["group"]: {"accuracy": row["accuracy"], "margin": margins[row["group"]]} for row in trained}
+    return chosen
 
 
 def groups(questions: pl.DataFrame) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
