@@ -1,7 +1,7 @@
 """data/catalog/*.yaml, merged, typed and checked: every data set, source and benchmark as one entry of data.
 
-A new source is one more entry; nothing else has to know. A wrong key, type or range raises `CatalogError`, whose message
-names the file and the key.
+A new source is one more entry; nothing else has to know. A wrong key, type or range raises `CatalogError`, whose
+message names the file and the key.
 """
 
 import re
@@ -27,7 +27,7 @@ class Entry(BaseModel):
 
 
 class Licence(Entry):
-    """`declared`: what the source says of itself; `verified`: what somebody has checked, null = nobody has; `evidence`."""
+    """`declared`: what the source says of itself; `verified`: what somebody has checked (null = nobody); `evidence`."""
 
     declared: str | None
     verified: str | None = None
@@ -35,7 +35,7 @@ class Licence(Entry):
 
 
 class TokenizerEntry(Entry):
-    """A tokenizer whose token counts the index holds: a folder or Hub repo, and the conversation template to count with."""
+    """A tokenizer whose token counts the index holds: a folder or Hub repo, and the template to count with."""
 
     name: str
     revision: str | None = None
@@ -46,7 +46,7 @@ class Source(Entry):
     """One source of a data set. `count` is in thousands, as published; `weight` = draws of each sample per epoch."""
 
     origin: Origin
-    sampling: str = "all"
+    sampling: str
     count: int | None = Field(default=None, gt=0)
     category: str
     profile: str
@@ -162,7 +162,9 @@ def load_catalog(folder: Path = Path("data/catalog")) -> Catalog:
             location = item["loc"]
             file = origin.get((str(location[0]), str(location[1])), folder) if len(location) > 1 else folder
             lines.append(f"  {file}: {'.'.join(map(str, location)) or '(references)'}: {_reason(item)}")
-        raise CatalogError("\n".join([f"{folder} has {len(lines)} wrong entr{'y' if len(lines) == 1 else 'ies'}:", *lines])) from None
+        raise CatalogError(
+            "\n".join([f"{folder} has {len(lines)} wrong entr{'y' if len(lines) == 1 else 'ies'}:", *lines])
+        ) from None
 
 
 def _with_file(entry: Any, file: Path, key: str) -> dict[str, Any]:
@@ -196,7 +198,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key `{key.value}` stands twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key `{key.value}` stands twice", key.start_mark
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -8,7 +8,7 @@ class DataError(FusionError):
 
 
 class CatalogError(DataError):
-    """data/catalog/ is missing, is not YAML, or has a key that is unknown, missing, of the wrong type or out of range."""
+    """data/catalog/ is missing, is not YAML, or has a key that is unknown, missing, of the wrong type or range."""
 
 
 class IngestError(DataError):

@@ -37,10 +37,14 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise DataError(f"{path} is missing: the pictures of this source were expected there, as a folder or an archive")
+            raise DataError(
+                f"{path} is missing: the pictures of this source were expected there, as a folder or an archive"
+            )
     for path in found:
         if path.is_file() and path.name.endswith(COMPRESSED):
-            raise DataError(f"{path} is a compressed tar, which cannot be read in place: repack it as a plain .tar (gunzip)")
+            raise DataError(
+                f"{path} is a compressed tar, which cannot be read in place: repack it as a plain .tar (gunzip)"
+            )
         if path.is_file() and not path.name.endswith(ARCHIVES):
             raise DataError(f"{path} is neither a folder nor a .tar or .zip archive")
     return found

@@ -54,7 +54,9 @@ class Preparer:
         Image.MAX_IMAGE_PIXELS = None  # the limit of params.yaml holds instead
         self._task = task
         self._store = ImageStore(list(task.containers), task.max_image_pixels * _BYTES_PER_PIXEL)
-        self._counters = {key: TokenCounter(name, revision, template) for key, name, revision, template in task.tokenizers}
+        self._counters = {
+            key: TokenCounter(name, revision, template) for key, name, revision, template in task.tokenizers
+        }
         self._last: tuple[str, bytes | None, Measured | Reject] | None = None
 
     def prepare(self, rows: list[RawRow]) -> list[Prepared | tuple[int, Reject]]:
@@ -62,11 +64,13 @@ class Preparer:
         return [self._prepare(*row) for row in rows]
 
     def _prepare(self, row: int, image: str | None, conversations: list[Message]) -> Prepared | tuple[int, Reject]:
-        picture, measured = None, None
+        picture: bytes | None = None
+        measured: Measured | None = None
         if image is not None:
-            picture, measured = self._picture(image)
-            if isinstance(measured, Reject):
-                return row, measured
+            picture, found = self._picture(image)
+            if isinstance(found, Reject):
+                return row, found
+            measured = found
         info = SourceInfo(self._task.dataset, self._task.source, self._task.file, row)
         document = {"conversations": conversations, "dataset": info.dataset, "file": info.file, "id": info.sample_id}
         record = canonical_json({**document, "image": image, "row": row, "source": info.source}).encode()

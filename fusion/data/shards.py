@@ -1,7 +1,7 @@
 """Shards and index of one source: everything that needs the pixels, done once.
 
-`data/shards/<dataset>/<source>/000000.tar ...` are immutable WebDataset tars; `data/index/<dataset>/<source>/` says where
-each sample lies in them and what it measures. Source: design "From source to batch", item 2.
+`data/shards/<dataset>/<source>/000000.tar ...` are immutable WebDataset tars; `data/index/<dataset>/<source>/` says
+where each sample lies in them and what it measures. Source: design "From source to batch", item 2.
 """
 
 from __future__ import annotations
@@ -85,14 +85,19 @@ def shard_source(settings: Settings, catalog: Catalog, dataset: str, source: str
         file=_annotation_file(entry),
         containers=tuple(locked_containers(lock, raw, entry.origin, settings.data.roots.get(dataset))),
         max_image_pixels=settings.data.max_image_pixels,
-        tokenizers=tuple((key, str(_place(root, item.name)), item.revision, item.template) for key, item in sorted(tokenizers.items())),
+        tokenizers=tuple(
+            (key, str(_place(root, item.name)), item.revision, item.template)
+            for key, item in sorted(tokenizers.items())
+        ),
     )
     results = prepare_all(task, _rows(samples), samples.metadata.num_rows, settings.data.workers)
     shards = Path("data/shards") / dataset / source
     index = root / "data/index" / dataset / source
     rejects: list[tuple[str, str, str, str]] = []
     with output_folder(root / shards) as shard_folder, output_folder(index) as index_folder:
-        writer = _Writer(shard_folder, index_folder, shards, settings.data.shard_size_mb, entry, index_schema(sorted(tokenizers)))
+        writer = _Writer(
+            shard_folder, index_folder, shards, settings.data.shard_size_mb, entry, index_schema(sorted(tokenizers))
+        )
         with writer:
             for result in results:
                 if isinstance(result, Prepared):
@@ -121,7 +126,9 @@ def _rows(samples: pq.ParquetFile) -> Iterator[RawRow]:
 class _Writer:
     """Shards and index side by side; nothing is kept in memory for longer than a batch."""
 
-    def __init__(self, shards: Path, index: Path, name: Path, megabytes: float, entry: Source, schema: pa.Schema) -> None:
+    def __init__(
+        self, shards: Path, index: Path, name: Path, megabytes: float, entry: Source, schema: pa.Schema
+    ) -> None:
         self._folder = shards
         self._name = name
         self._limit = megabytes * _MEGABYTE
@@ -158,7 +165,9 @@ class _Writer:
 
     def _flush(self) -> None:
         if any(row.keys() != set(self._schema.names) for row in self._rows[:1]):
-            raise DataError(f"the index of {self._name} lacks columns: {set(self._schema.names) ^ self._rows[0].keys()}")
+            raise DataError(
+                f"the index of {self._name} lacks columns: {set(self._schema.names) ^ self._rows[0].keys()}"
+            )
         self._index.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
         self._written = True

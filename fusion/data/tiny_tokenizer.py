@@ -1,7 +1,7 @@
 """Trains the tokenizer of the tiny variants on the embedded data: `python -m fusion.data.tiny_tokenizer`.
 
-About a thousand tokens; any text survives encoding and decoding byte for byte; Phi-3's special tokens at the start, with
-its habit of swallowing the white space that follows them. The result is in git: data/tokenizers/tiny/.
+About a thousand tokens; any text survives encoding and decoding byte for byte; Phi-3's special tokens at the start,
+with its habit of swallowing the white space that follows them. The result is in git: data/tokenizers/tiny/.
 """
 
 import json
@@ -18,7 +18,7 @@ from fusion.model.template import TEMPLATES
 TARGET = Path("data/tokenizers/tiny")
 VOCABULARY = 1024
 _TURN_TOKENS = ("<|system|>", "<|end|>", "<|user|>", "<|assistant|>")
-# The line break that the template writes after a picture is swallowed too: the first word of a question stays one token.
+# The line break that the template writes after a picture is swallowed too: a question's first word stays one token.
 _SWALLOW = (*_TURN_TOKENS, "<vision_end>")
 _SPECIAL = ("<unk>", "<s>", "</s>", *_TURN_TOKENS, "<|endoftext|>", "<vision_start>", "<vision_end>")
 # A word takes the space before it along; digits stand alone; a line break is a token of its own.
@@ -31,11 +31,15 @@ def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
     # Every stretch of text starts with a space of its own, so that a word is one and the same token everywhere.
     tokenizer.normalizer = normalizers.Prepend(" ")
     split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(content=" ", left=1, right=0)])
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=[AddedToken(token, special=True, normalized=False, rstrip=token in _SWALLOW) for token in _SPECIAL],
+        special_tokens=[
+            AddedToken(token, special=True, normalized=False, rstrip=token in _SWALLOW) for token in _SPECIAL
+        ],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         min_frequency=3,
         show_progress=False,
@@ -48,7 +52,7 @@ def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
 
 
 def embedded_texts(catalog: Catalog, root: Path) -> Iterator[str]:
-    """All messages of the tiny data sets' embedded sources, and the questions strung together as the tower reads them."""
+    """All messages of the tiny data sets' embedded sources, and their questions strung together for the tower."""
     # The system text stands before every conversation, so its words are worth tokens of their own.
     yield from [TEMPLATES["phi_3"].system.removesuffix("<|end|>").removeprefix("<|system|>\n")] * 1000
     for name, dataset in sorted(catalog.datasets.items()):
@@ -66,7 +70,9 @@ def write_tokenizer(tokenizer: Tokenizer, target: Path) -> None:
     """Writes `tokenizer` as a folder that Transformers loads."""
     with output_folder(target) as folder:
         document = json.loads(tokenizer.to_str())
-        (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        (folder / "tokenizer.json").write_text(
+            json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
         write_json(
             {
                 "bos_token": "<s>",

@@ -50,7 +50,11 @@ def validate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: P
         (folder / "validation.html").write_text(_page(document, curated.summary), encoding="utf-8")
     if failed:
         lines = [f"  {result['suite']}: {_line(result)}" for result in failed[:20]]
-        raise ValidationError("\n".join([f"{dataset}: {len(failed)} critical expectation(s) failed, see {target / 'validation.html'}:", *lines]))
+        raise ValidationError(
+            "\n".join(
+                [f"{dataset}: {len(failed)} critical expectation(s) failed, see {target / 'validation.html'}:", *lines]
+            )
+        )
     return target
 
 
@@ -64,10 +68,15 @@ def _line(result: dict[str, Any]) -> str:
 def _page(document: dict[str, Any], summary: dict[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader
 
-    verdict = f"{document['passed']} expectations hold, {document['warnings']} warnings, {document['failed']} critical failures."
+    counts = f"{document['warnings']} warnings, {document['failed']} critical failures"
+    verdict = f"{document['passed']} expectations hold, {counts}."
     grouped: dict[str, list[dict[str, Any]]] = {}
     for result in document["results"]:
         grouped.setdefault(result["suite"], []).append(result)
-    environment = Environment(loader=PackageLoader("fusion.data.validation", "."), autoescape=True, keep_trailing_newline=True)
+    environment = Environment(
+        loader=PackageLoader("fusion.data.validation", "."), autoescape=True, keep_trailing_newline=True
+    )
     page = environment.get_template("page.html")
-    return page.render(dataset=document["dataset"], status=document["status"], verdict=verdict, summary=summary, suites=grouped)
+    return page.render(
+        dataset=document["dataset"], status=document["status"], verdict=verdict, summary=summary, suites=grouped
+    )

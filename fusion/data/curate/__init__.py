@@ -36,9 +36,15 @@ def curate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: Pat
     profiles = {name: _profile(settings, dataset, name, source.profile) for name, source in entry.sources.items()}
     indexes, before = [], []
     for source in entry.sources:
-        indexes.append(read_parquet(root / "data/index" / dataset / source / "index.parquet", f"fusion shard {dataset} {source}"))
-        before.append(read_parquet(root / "data/raw" / dataset / source / "rejects.parquet", f"fusion ingest {dataset} {source}"))
-        before.append(read_parquet(root / "data/index" / dataset / source / "rejects.parquet", f"fusion shard {dataset} {source}"))
+        indexes.append(
+            read_parquet(root / "data/index" / dataset / source / "index.parquet", f"fusion shard {dataset} {source}")
+        )
+        before.append(
+            read_parquet(root / "data/raw" / dataset / source / "rejects.parquet", f"fusion ingest {dataset} {source}")
+        )
+        before.append(
+            read_parquet(root / "data/index" / dataset / source / "rejects.parquet", f"fusion shard {dataset} {source}")
+        )
     ingested = {source: len(index) for source, index in zip(entry.sources, indexes, strict=True)}
     for table in before:
         for source, count in table.group_by("source").len().iter_rows():
@@ -68,7 +74,10 @@ def curate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: Pat
 def _profile(settings: Settings, dataset: str, source: str, name: str) -> CurationProfile:
     if name not in settings.curation.profiles:
         known = ", ".join(settings.curation.profiles)
-        raise DataError(f"data/catalog/: datasets.{dataset}.sources.{source}.profile: params.yaml has no profile `{name}`; known: {known}")
+        raise DataError(
+            f"data/catalog/: datasets.{dataset}.sources.{source}.profile: params.yaml has no profile `{name}`; "
+            f"known: {known}"
+        )
     return settings.curation.profiles[name]
 
 
@@ -94,8 +103,8 @@ def _check(dataset: str, manifest: pl.DataFrame, ledger: pl.DataFrame, ingested:
     for source, count in ingested.items():
         if kept.get(source, 0) + rejected.get(source, 0) != count:
             raise DataError(
-                f"{dataset}/{source}: {kept.get(source, 0)} kept + {rejected.get(source, 0)} rejected are not the {count} "
-                "ingested: this is a fault of curation"
+                f"{dataset}/{source}: {kept.get(source, 0)} kept + {rejected.get(source, 0)} rejected are not the "
+                f"{count} ingested: this is a fault of curation"
             )
 
 
@@ -112,7 +121,9 @@ def _summary(
             "block": stage,
             "in": sum(ingested.values()) - (len(ledger.filter(pl.col("block") == "ingest")) if stage == "shard" else 0),
             "dropped": len(ledger.filter(pl.col("block") == stage)),
-            "reasons": dict(ledger.filter(pl.col("block") == stage).group_by("reason").len().sort("reason").iter_rows()),
+            "reasons": dict(
+                ledger.filter(pl.col("block") == stage).group_by("reason").len().sort("reason").iter_rows()
+            ),
         }
         for stage in ("ingest", "shard")
     ]
@@ -121,7 +132,8 @@ def _summary(
     return {
         "blocks": [*earlier, *blocks],
         "categories": {
-            category: {"draws": draws, "kept": count, "share": round(draws / total, 6)} for category, count, draws in drawn.iter_rows()
+            category: {"draws": draws, "kept": count, "share": round(draws / total, 6)}
+            for category, count, draws in drawn.iter_rows()
         },
         "draws": total,
         "ingested": sum(ingested.values()),

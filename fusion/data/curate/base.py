@@ -27,8 +27,8 @@ _BATCH = 100_000
 class Samples:
     """The samples that are still kept.
 
-    `frame`: `at`, the index's columns, and the thresholds of each sample's source as columns `max_...`, `min_...` and so
-    on, named as in params.yaml: a comparison with one that is null is null, which drops nothing.
+    `frame`: `at` and the index's columns. `with_limits` adds the thresholds of each sample's source as columns, named as
+    in params.yaml: a comparison with one that is null is null, which drops nothing.
     """
 
     root: Path
@@ -45,10 +45,22 @@ class Samples:
 
     def limits(self) -> pl.DataFrame:
         """One row a source: `source` and its thresholds (lists left out)."""
-        rows = [{"source": source, **profile.model_dump(exclude={"scripts"})} for source, profile in self.profiles.items()]
-        numbers = {"max_aspect": pl.Float64, "min_contrast": pl.Float64, "max_repetition": pl.Float64, "text_similarity": pl.Float64}
-        schema = {name: numbers.get(name, pl.Boolean if isinstance(value, bool) else pl.Int64) for name, value in rows[0].items()}
-        return pl.DataFrame(rows, schema={**schema, "source": pl.String, "pii": pl.Boolean, "useless_texts": pl.Boolean})
+        rows = [
+            {"source": source, **profile.model_dump(exclude={"scripts"})} for source, profile in self.profiles.items()
+        ]
+        numbers = {
+            "max_aspect": pl.Float64,
+            "min_contrast": pl.Float64,
+            "max_repetition": pl.Float64,
+            "text_similarity": pl.Float64,
+        }
+        schema = {
+            name: numbers.get(name, pl.Boolean if isinstance(value, bool) else pl.Int64)
+            for name, value in rows[0].items()
+        }
+        return pl.DataFrame(
+            rows, schema={**schema, "source": pl.String, "pii": pl.Boolean, "useless_texts": pl.Boolean}
+        )
 
     def with_limits(self) -> pl.DataFrame:
         """`frame` with the thresholds joined."""
@@ -58,7 +70,9 @@ class Samples:
         """The messages of `sources` in bounded batches: `at`, `source`, `turn` (0-based message), `role`, `value`."""
         for source in sources:
             kept = self.frame.lazy().filter(pl.col("source") == source).select(AT, "source", "row").collect()
-            raw = pl.scan_parquet(self.root / "data/raw" / self.dataset / source / SAMPLES).select("row", "conversations")
+            raw = pl.scan_parquet(self.root / "data/raw" / self.dataset / source / SAMPLES).select(
+                "row", "conversations"
+            )
             start = 0
             while len(batch := raw.slice(start, _BATCH).collect()):
                 start += _BATCH
@@ -103,5 +117,7 @@ def load_blocks(names: list[str]) -> list[Block]:
                 known[value.name] = value
     for name in names:
         if name not in known:
-            raise DataError(f"params.yaml: curation.blocks: there is no block `{name}`; known: {', '.join(sorted(known))}")
+            raise DataError(
+                f"params.yaml: curation.blocks: there is no block `{name}`; known: {', '.join(sorted(known))}"
+            )
     return [known[name]() for name in names]

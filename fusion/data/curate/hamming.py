@@ -1,9 +1,10 @@
 """Exact search for hashes of 256 bits that differ in few bits.
 
-Of d + 1 bands of a hash at least one is equal when at most d bits differ, so only hashes that share a band are compared.
+Of d + 1 bands of a hash at least one is equal when at most d bits differ: only hashes that share a band are compared.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,10 @@ def near_pairs(first: Hashes, second: Hashes, distance: int) -> Pairs:
     bits = [np.unpackbits(hashes, axis=1) for hashes in (first, second)]
     found = [np.empty((0, 2), dtype=np.int64)]
     edges = np.linspace(0, BITS, distance + 2).round().astype(int)
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges.tolist()):
         # 64 bits of a longer band find a superset of its matches.
-        end = min(int(end), int(start) + 64)
-        for left, right in _equal(_values(bits[0], start, end), _values(bits[1], start, end)):
+        stop = min(end, start + 64)
+        for left, right in _equal(_values(bits[0], start, stop), _values(bits[1], start, stop)):
             differing = np.bitwise_count(words[0][left] ^ words[1][right]).sum(axis=1)
             near = differing <= distance
             found.append(np.stack([left[near], right[near]], axis=1))

@@ -22,20 +22,23 @@ SCRIPTS = {
 _FILE_NAME = r"(?i)^[^\s]+\.(jpe?g|png|gif|svg|webp|bmp|tiff?|eps|pdf|psd|ai)$"
 _IDENTIFIER = r"^[\p{L}\p{N}]*([_-][\p{L}\p{N}]+)*[_-]?[0-9]{2,}[\p{L}\p{N}_-]*$"
 _PLACEHOLDER = (
-    r"(?i)^(untitled|unnamed|unknown|none|null|nan|n/?a|todo|tbd|test|title|name|image|img|picture|pic|photo|drawing|graphic|"
-    r"clip ?art|icon|logo|file|new|copy|default|document|layer|object|shape|svg|no (title|caption|description))[\s\p{P}\p{N}]*$"
+    r"(?i)^(untitled|unnamed|unknown|none|null|nan|n/?a|todo|tbd|test|title|name|image|img|picture|pic|photo|drawing|"
+    r"graphic|clip ?art|icon|logo|file|new|copy|default|document|layer|object|shape|svg|"
+    r"no (title|caption|description))[\s\p{P}\p{N}]*$"
 )
 
 
 def plain(text: pl.Expr) -> pl.Expr:
     """Text without case, and with each number, month and weekday name of a date and punctuation as one sign."""
     lower = text.str.to_lowercase().str.strip_chars()
-    undated = lower.str.replace_all(r"\b(mon|tue|wed|thu|fri|sat|sun)[a-z]*\b|\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", "#")
+    undated = lower.str.replace_all(
+        r"\b(mon|tue|wed|thu|fri|sat|sun)[a-z]*\b|\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", "#"
+    )
     return undated.str.replace_all(r"[\s\p{P}\p{S}\p{N}]+", "#")
 
 
 def useless(stripped: pl.Expr) -> pl.Expr:
-    """Whether a stripped answer is no caption: no letters, a file name, an identifier with a number, or a placeholder."""
+    """Whether a stripped answer is no caption: no letters, a file name, a numbered identifier, or a placeholder."""
     no_letters = ~stripped.str.contains(r"\p{L}")
     return (
         no_letters

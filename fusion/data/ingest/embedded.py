@@ -28,4 +28,6 @@ def write_published_layout(origin: EmbeddedOrigin, folder: Path, root: Path) -> 
         annotations.write("\n]\n")
     if not pictures:
         (folder / IMAGES).unlink()
-    return Layout(folder=folder, base={"kind": "written"}, annotations=ANNOTATIONS, images=(IMAGES,) if pictures else ())
+    return Layout(
+        folder=folder, base={"kind": "written"}, annotations=ANNOTATIONS, images=(IMAGES,) if pictures else ()
+    )

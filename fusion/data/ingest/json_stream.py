@@ -13,7 +13,7 @@ from fusion.data.errors import IngestError
 
 _CHUNK = 1 << 20
 _LONGEST_RECORD = 64 << 20
-"""Characters. A record longer than this is taken for a sign of a broken file, so that memory stays bounded."""
+"""Characters. A longer record is taken for a sign of a broken file, so that memory stays bounded."""
 
 
 def read_records(path: Path) -> Iterator[Any]:
@@ -137,7 +137,9 @@ class _Stream:
         before = self._text[:at]
         line = self._lines_dropped + before.count("\n") + 1
         byte = self._bytes_dropped + len(before.encode("utf-8", "surrogatepass"))
-        return IngestError(f"{self._path} is not valid JSON: {why}, line {line}, byte {byte} (0-based); nothing was ingested from it")
+        return IngestError(
+            f"{self._path} is not valid JSON: {why}, line {line}, byte {byte} (0-based); nothing was ingested from it"
+        )
 
 
 _DECODER = json.JSONDecoder()

@@ -1,4 +1,4 @@
-"""images.lock.json: where a source's pictures lie, in words that hold on every machine, and what they were at ingest."""
+"""images.lock.json: where a source's pictures lie, in words that hold everywhere, and what they were at ingest."""
 
 import hashlib
 from collections.abc import Iterable
@@ -49,14 +49,20 @@ def locked_containers(lock: dict[str, Any], raw: Path, origin: object, folder: s
     base = raw
     if lock["base"]["kind"] != "written":
         if not isinstance(origin, PublishedOrigin):
-            raise DataError(f"{raw / LOCK} belongs to another kind of origin: run `fusion ingest` for this source again")
+            raise DataError(
+                f"{raw / LOCK} belongs to another kind of origin: run `fusion ingest` for this source again"
+            )
         base = origin.layout(folder).folder
     found = []
     for entry in lock["containers"]:
         path = base / entry["path"]
         if not path.exists():
-            raise DataError(f"{path} was there at ingest and is missing now: bring it back, or run `fusion ingest` again")
+            raise DataError(
+                f"{path} was there at ingest and is missing now: bring it back, or run `fusion ingest` again"
+            )
         if entry["kind"] == "archive" and path.stat().st_size != entry["bytes"]:
-            raise DataError(f"{path} has changed since ingest ({path.stat().st_size} bytes, was {entry['bytes']}): ingest again")
+            raise DataError(
+                f"{path} has changed since ingest ({path.stat().st_size} bytes, was {entry['bytes']}): ingest again"
+            )
         found.append(path)
     return found

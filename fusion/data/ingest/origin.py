@@ -5,7 +5,6 @@ A kind is a class whose fields are the keys of a catalog entry's `origin`; it is
 
 import importlib
 import pkgutil
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ class EmbeddedOrigin(Origin):
 
     @abstractmethod
     def records(self, root: Path) -> Iterator[Record]:
-        """The samples, in an order and with bytes that depend on the origin's keys alone. `root` is the project's folder."""
+        """The samples, in an order and with bytes that follow from the origin's keys; `root` is the project's folder."""
 
 
 class PublishedOrigin(Origin):

@@ -45,7 +45,7 @@ def read_row(record: Any) -> Row | Reject:
     return _encodable(row) or row
 
 
-def _image(value: Any) -> str | None | Reject:
+def _image(value: Any) -> str | Reject | None:
     if isinstance(value, list):
         if len(value) > 1:
             return Reject("several-images", f"{len(value)} pictures: {', '.join(map(str, value))[:200]}")
@@ -71,5 +71,5 @@ def _encodable(row: Row) -> Reject | None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            return Reject("lone-surrogate", f"{ascii(text[max(0, error.start - 20) : error.end + 20])}")
+            return Reject("lone-surrogate", f"{text[max(0, error.start - 20) : error.end + 20]!a}")
     return None

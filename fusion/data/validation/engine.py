@@ -57,7 +57,11 @@ def _details(outcome: dict[str, Any]) -> dict[str, Any]:
         details["examples"] = [_plain(value) for value in (result.get("partial_unexpected_list") or [])[:_SHOWN]]
     exception = outcome.get("exception_info") or {}
     messages = [exception] if "raised_exception" in exception else list(exception.values())
-    raised = [str(item.get("exception_message")) for item in messages if isinstance(item, dict) and item.get("raised_exception")]
+    raised = [
+        str(item.get("exception_message"))
+        for item in messages
+        if isinstance(item, dict) and item.get("raised_exception")
+    ]
     if raised:
         details["error"] = raised[0][:500]
     return details

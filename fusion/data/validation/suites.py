@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expect:
-    """One expectation: the name of its class in Great Expectations, its arguments, its severity, and why it is there."""
+    """One expectation: its class in Great Expectations, its arguments, its severity, and why it is there."""
 
     kind: str
     arguments: dict[str, Any]
@@ -34,8 +34,12 @@ class Suite:
     expectations: list[Expect] = field(default_factory=list)
 
 
-def _between(column: str, why: str, low: float | None = None, high: float | None = None, severity: str = "critical") -> Expect:
-    return Expect("ExpectColumnValuesToBeBetween", {"column": column, "min_value": low, "max_value": high}, why, severity)
+def _between(
+    column: str, why: str, low: float | None = None, high: float | None = None, severity: str = "critical"
+) -> Expect:
+    return Expect(
+        "ExpectColumnValuesToBeBetween", {"column": column, "min_value": low, "max_value": high}, why, severity
+    )
 
 
 def _known(column: str, values: list[Any], why: str) -> Expect:
@@ -53,7 +57,9 @@ def _matches(column: str, regex: str, why: str) -> Expect:
 def suites(curated: Curated) -> Iterator[Suite]:
     """All suites of a data set, one after the other, so that only one table is in memory."""
     equal = {"column_A": "type", "column_B": "expected"}
-    yield Suite("manifest columns", curated.schema(), [Expect("ExpectColumnPairValuesToBeEqual", equal, "read by name")])
+    yield Suite(
+        "manifest columns", curated.schema(), [Expect("ExpectColumnPairValuesToBeEqual", equal, "read by name")]
+    )
     yield _totals(curated)
     yield _whole(curated)
     if curated.entry.expect.category_shares:
@@ -96,7 +102,11 @@ def _categories(curated: Curated) -> Suite:
     for name, (low, high) in curated.entry.expect.category_shares.items():
         arguments = {"column": "share", "min_value": low, "max_value": high}
         condition = {"row_condition": f'category == "{name}"', "condition_parser": "pandas"}
-        rules.append(Expect("ExpectColumnValuesToBeBetween", {**arguments, **condition}, f"share of {name} as the catalog bounds it"))
+        rules.append(
+            Expect(
+                "ExpectColumnValuesToBeBetween", {**arguments, **condition}, f"share of {name} as the catalog bounds it"
+            )
+        )
     return Suite("categories", curated.categories(), rules)
 
 
@@ -105,8 +115,16 @@ def _source(curated: Curated, name: str, source: Source) -> Suite:
     rules = [
         _filled("sample_id", "the key of everything"),
         Expect("ExpectColumnValuesToBeUnique", {"column": "sample_id"}, "the key of everything"),
-        _matches("sample_id", f"^{re.escape(curated.name)}/{re.escape(name)}/[0-9]{{8,}}$", "an id says where its sample is from"),
-        _matches("shard", rf"^data/shards/{re.escape(curated.name)}/{re.escape(name)}/[0-9]{{6}}\.tar$", "where the sample lies"),
+        _matches(
+            "sample_id",
+            f"^{re.escape(curated.name)}/{re.escape(name)}/[0-9]{{8,}}$",
+            "an id says where its sample is from",
+        ),
+        _matches(
+            "shard",
+            rf"^data/shards/{re.escape(curated.name)}/{re.escape(name)}/[0-9]{{6}}\.tar$",
+            "where the sample lies",
+        ),
         _between("record_offset", "a position in the shard", 512),
         _between("record_size", "a record has bytes", 2),
         _matches("sha256", "^[0-9a-f]{64}$", "identity of the record"),

@@ -1,6 +1,6 @@
 """The tables that the suites look at: narrow columns of the manifest by source, and small tables of totals.
 
-Great Expectations reads pandas; ten million wide rows of it would take 5 GiB, so a table holds one source and few columns.
+Great Expectations reads pandas; ten million wide rows of it would take 5 GiB: a table holds one source and few columns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from fusion.data.shards import index_schema
 if TYPE_CHECKING:
     from fusion.data.catalog import Dataset
 
-_IMAGE = ["image_offset", "image_size", "image_path", "image_sha256", "pdq", "pdq_quality", "width", "height", "contrast"]
+_IMAGE = [
+    "image_offset",
+    "image_size",
+    "image_path",
+    "image_sha256",
+    "pdq",
+    "pdq_quality",
+    "width",
+    "height",
+    "contrast",
+]
 
 
 class Curated:
@@ -43,14 +53,33 @@ class Curated:
                 wanted[field.name] = str(field.type)
         names = list(dict.fromkeys([*wanted, *found]))
         types = [_plain_type(found.get(name, "none")) for name in names]
-        return pl.DataFrame({"column": names, "type": types, "expected": [_plain_type(wanted.get(name, "none")) for name in names]})
+        return pl.DataFrame(
+            {"column": names, "type": types, "expected": [_plain_type(wanted.get(name, "none")) for name in names]}
+        )
 
     def source(self, name: str) -> pl.DataFrame:
-        """The manifest rows of one source; `image` says whether the columns of its picture are all there, none, or some."""
+        """The manifest rows of one source; `image`: whether the columns of its picture are all there, none, or some."""
         tokens = [f"{kind}_tokens_{key}" for key in sorted(self.entry.tokenizers) for kind in ("text", "instruct")]
         there = pl.sum_horizontal(pl.col(column).is_not_null() for column in _IMAGE)
-        image = pl.when(there == 0).then(pl.lit("none")).when(there == len(_IMAGE)).then(pl.lit("all")).otherwise(pl.lit("some"))
-        columns = ["sample_id", "shard", "record_offset", "record_size", "sha256", "turns", "answer_chars", "draws", "width", "height"]
+        image = (
+            pl.when(there == 0)
+            .then(pl.lit("none"))
+            .when(there == len(_IMAGE))
+            .then(pl.lit("all"))
+            .otherwise(pl.lit("some"))
+        )
+        columns = [
+            "sample_id",
+            "shard",
+            "record_offset",
+            "record_size",
+            "sha256",
+            "turns",
+            "answer_chars",
+            "draws",
+            "width",
+            "height",
+        ]
         labels = ["category", "licence_declared", "licence_verified"]
         manifest = pl.scan_parquet(self._folder / "manifest.parquet").filter(pl.col("source") == name)
         return manifest.select(*columns, *tokens, *labels, image=image).collect()
@@ -82,7 +111,12 @@ class Curated:
     def whole(self) -> pl.DataFrame:
         """One row for the data set."""
         manifest = pl.scan_parquet(self._folder / "manifest.parquet").select("sample_id")
-        both = manifest.join(self.ledger.lazy().select("sample_id"), on="sample_id", how="semi").select(pl.len()).collect().item()
+        both = (
+            manifest.join(self.ledger.lazy().select("sample_id"), on="sample_id", how="semi")
+            .select(pl.len())
+            .collect()
+            .item()
+        )
         facts = self.summary
         return pl.DataFrame(
             {
@@ -90,8 +124,12 @@ class Curated:
                 "not_accounted_for": [facts["ingested"] - facts["kept"] - facts["rejected"]],
                 "kept_and_rejected": [both],
                 "rejected_twice": [len(self.ledger) - self.ledger["sample_id"].n_unique()],
-                "reasons_missing": [self.ledger.filter(pl.any_horizontal(pl.col("block", "reason", "evidence").is_null())).height],
-                "licences_not_verified": [sum(source.licence.verified is None for source in self.entry.sources.values())],
+                "reasons_missing": [
+                    self.ledger.filter(pl.any_horizontal(pl.col("block", "reason", "evidence").is_null())).height
+                ],
+                "licences_not_verified": [
+                    sum(source.licence.verified is None for source in self.entry.sources.values())
+                ],
             }
         )
 
@@ -99,7 +137,9 @@ class Curated:
         """One row a category with bounds: its share of the draws; 0 where the category is missing."""
         bounds = self.entry.expect.category_shares
         shares = [self.summary["categories"].get(name, {"share": 0.0})["share"] for name in bounds]
-        return pl.DataFrame({"category": list(bounds), "share": shares}, schema={"category": pl.String, "share": pl.Float64})
+        return pl.DataFrame(
+            {"category": list(bounds), "share": shares}, schema={"category": pl.String, "share": pl.Float64}
+        )
 
 
 def _plain_type(name: str) -> str:

@@ -39,17 +39,26 @@ def _same_pictures(samples: Samples, name: str, images: pl.DataFrame) -> pl.Data
 
 def _near_pictures(samples: Samples, name: str, images: pl.DataFrame) -> pl.DataFrame:
     limit = pl.col("image_distance")
-    frame = samples.with_limits().filter(limit.is_not_null() & (pl.col("pdq_quality") >= MIN_QUALITY)).select(AT, "pdq", limit)
+    frame = (
+        samples.with_limits()
+        .filter(limit.is_not_null() & (pl.col("pdq_quality") >= MIN_QUALITY))
+        .select(AT, "pdq", limit)
+    )
     images = images.filter(pl.col("pdq_quality") >= MIN_QUALITY)
     if frame.is_empty() or images.is_empty():
         return no_rejects()
-    hashes = [np.frombuffer(b"".join(column.to_list()), dtype=np.uint8).reshape(-1, 32) for column in (frame["pdq"], images["pdq"])]
+    hashes = [
+        np.frombuffer(b"".join(column.to_list()), dtype=np.uint8).reshape(-1, 32)
+        for column in (frame["pdq"], images["pdq"])
+    ]
     rows = []
     at, limits, names = frame[AT].to_list(), frame["image_distance"].to_list(), images["image_id"].to_list()
     for mine, theirs in near_pairs(hashes[0], hashes[1], max(limits)).tolist():
         bits = int(np.bitwise_count(hashes[0][mine] ^ hashes[1][theirs]).sum())
         if bits <= limits[mine]:
-            rows.append((at[mine], "near-benchmark-picture", f"{bits} of 256 bits from {names[theirs]} of benchmark {name}"))
+            rows.append(
+                (at[mine], "near-benchmark-picture", f"{bits} of 256 bits from {names[theirs]} of benchmark {name}")
+            )
     return pl.DataFrame(rows, schema=REJECTS, orient="row").unique(AT, keep="first", maintain_order=True)
 
 

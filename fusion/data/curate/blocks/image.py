@@ -20,6 +20,10 @@ class Image(Block):
             [
                 ("too-small", short < pl.col("min_side"), size),
                 ("too-long", long > pl.col("max_aspect") * short, size),
-                ("blank", pl.col("contrast") < pl.col("min_contrast"), pl.format("contrast {}", pl.col("contrast").round(2))),
+                (
+                    "blank",
+                    pl.col("contrast") < pl.col("min_contrast"),
+                    pl.format("contrast {}", pl.col("contrast").round(2)),
+                ),
             ],
         )

@@ -31,7 +31,9 @@ class NearDuplicates(Block):
 def _similar_pictures(samples: Samples) -> pl.DataFrame:
     limit = pl.col("image_distance")
     frame = samples.with_limits().filter(limit.is_not_null() & (pl.col("pdq_quality") >= MIN_QUALITY))
-    shown = frame.unique("image_sha256", keep="first", maintain_order=True).select("sample_id", "image_sha256", "pdq", limit)
+    shown = frame.unique("image_sha256", keep="first", maintain_order=True).select(
+        "sample_id", "image_sha256", "pdq", limit
+    )
     schema = {"image_sha256": pl.String, "reason": pl.String, "evidence": pl.String}
     dropped: dict[str, tuple[str, str]] = {}
     if len(shown) > 1:
@@ -62,14 +64,18 @@ def _similar_pictures(samples: Samples) -> pl.DataFrame:
     rows = [(picture, *why) for picture, why in dropped.items()]
     table = pl.DataFrame(rows, schema=schema, orient="row")
     hit = samples.with_limits().filter(limit.is_not_null()).select(AT, "image_sha256")
-    return hit.join(table, on="image_sha256", maintain_order="left").select(pl.col(AT).cast(pl.UInt32), "reason", "evidence")
+    return hit.join(table, on="image_sha256", maintain_order="left").select(
+        pl.col(AT).cast(pl.UInt32), "reason", "evidence"
+    )
 
 
 def _similar_texts(samples: Samples, gone: set[int]) -> pl.DataFrame:
     sources = samples.of("text_similarity")
     schema = {AT: pl.UInt32, "reason": pl.String, "evidence": pl.String}
     parts = [
-        batch.filter(pl.col("role") == "gpt").group_by(AT, "source", maintain_order=True).agg(pl.col("value").str.join(" "))
+        batch.filter(pl.col("role") == "gpt")
+        .group_by(AT, "source", maintain_order=True)
+        .agg(pl.col("value").str.join(" "))
         for batch in samples.messages(sources)
     ]
     if not parts:

@@ -8,7 +8,7 @@ from fusion.data.curate.base import Block, Samples
 
 
 class Schema(Block):
-    """The rules are the model's own (fusion/model/template.py), applied at sharding where the conversations were read."""
+    """The rules are the model's own (fusion/model/template.py), applied at sharding, which reads all conversations."""
 
     name: ClassVar[str] = "schema"
 

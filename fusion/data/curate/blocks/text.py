@@ -1,4 +1,4 @@
-"""Answers too short or too long, repetitive, in a foreign script, with personal data or control characters, or useless."""
+"""Answers too short, too long, repetitive, foreign, useless, with personal data or control characters."""
 
 from typing import ClassVar
 
@@ -11,7 +11,9 @@ _LETTERS_IN_SCRIPT = 0.9
 
 
 class Text(Block):
-    """Thresholds `min_answer_chars`, `max_answer_chars`, `max_repetition`, `scripts`, `pii`, `useless_texts`, `max_same_text`."""
+    """Thresholds: `min_answer_chars`, `max_answer_chars`, `max_repetition`, `scripts`, `pii`, `useless_texts`,
+    `max_same_text`.
+    """
 
     name: ClassVar[str] = "text"
 
@@ -38,17 +40,33 @@ class Text(Block):
             ("answer-too-short", answer & (chars < pl.col("min_answer_chars")), length),
             ("answer-too-long", answer & (chars > pl.col("max_answer_chars")), length),
             ("repetition", answer & (share > pl.col("max_repetition")), shown),
-            ("pii-email", pl.col("pii") & value.str.contains(EMAIL), pl.format("at character {}", value.str.find(EMAIL))),
+            (
+                "pii-email",
+                pl.col("pii") & value.str.contains(EMAIL),
+                pl.format("at character {}", value.str.find(EMAIL)),
+            ),
             ("pii-card", pl.col("pii") & value.str.contains(CARD), pl.format("at character {}", value.str.find(CARD))),
-            ("pii-phone", pl.col("pii") & value.str.contains(PHONE), pl.format("at character {}", value.str.find(PHONE))),
+            (
+                "pii-phone",
+                pl.col("pii") & value.str.contains(PHONE),
+                pl.format("at character {}", value.str.find(PHONE)),
+            ),
             ("useless-text", answer & pl.col("useless_texts") & useless(stripped), shown),
         ]
         for scripts in {tuple(profile.scripts) for profile in samples.profiles.values() if profile.scripts}:
-            sources = [source for source, profile in samples.profiles.items() if tuple(profile.scripts or ()) == scripts]
+            sources = [
+                source for source, profile in samples.profiles.items() if tuple(profile.scripts or ()) == scripts
+            ]
             letters = value.str.count_matches(r"\p{L}")
             own = value.str.count_matches("[" + "".join(SCRIPTS[script] for script in scripts) + "]")
             foreign = pl.col("source").is_in(sources) & answer & (own < letters * _LETTERS_IN_SCRIPT)
-            rules.append(("foreign-script", foreign, pl.format("{} of {} letters in {}", own, letters, pl.lit(", ".join(scripts)))))
+            rules.append(
+                (
+                    "foreign-script",
+                    foreign,
+                    pl.format("{} of {} letters in {}", own, letters, pl.lit(", ".join(scripts))),
+                )
+            )
         return rules
 
     def _same_texts(self, samples: Samples) -> pl.DataFrame:
@@ -60,7 +78,11 @@ class Text(Block):
         if not parts:
             return no_rejects()
         pictures = samples.frame.select(AT, "image_sha256")
-        shared = pl.concat(parts).join(pictures, on=AT, maintain_order="left").join(samples.limits(), on="source", maintain_order="left")
+        shared = (
+            pl.concat(parts)
+            .join(pictures, on=AT, maintain_order="left")
+            .join(samples.limits(), on="source", maintain_order="left")
+        )
         shared = shared.with_columns(sharing=pl.col("image_sha256").n_unique().over("source", "text"))
         told = pl.format("{} pictures have it: {}", "sharing", pl.col("value").str.slice(0, 120))
         return first_reason(shared, [("shared-text", pl.col("sharing") > pl.col("max_same_text"), told)])

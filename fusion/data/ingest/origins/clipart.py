@@ -14,7 +14,11 @@ from fusion.data.ingest.origin import EmbeddedOrigin, Record
 
 _FOLDER = "data/samples/clipart"
 _SHORT = ("what is this?", "give a short caption.", "what does the picture show?")
-_LONG = ("describe the picture in detail.", "what can you say about this picture?", "describe the picture with its keywords.")
+_LONG = (
+    "describe the picture in detail.",
+    "what can you say about this picture?",
+    "describe the picture with its keywords.",
+)
 
 
 class Clipart(EmbeddedOrigin):

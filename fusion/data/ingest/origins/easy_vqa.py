@@ -13,7 +13,7 @@ _COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 class EasyVqa(EmbeddedOrigin, BenchmarkOrigin):
-    """`split`; `turns`: most questions in one conversation; `seed`: of their spread over conversations; `first` pictures."""
+    """`split`; `turns`: most questions in a conversation; `seed`: of their spread; `first`: that many pictures."""
 
     kind: ClassVar[str] = "easy_vqa"
     split: Literal["train", "test"]

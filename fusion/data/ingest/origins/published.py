@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from fusion.data.errors import IngestError
 from fusion.data.ingest.origin import Layout, PublishedOrigin
 
@@ -17,7 +19,7 @@ class Published(PublishedOrigin):
     repo: str | None = None
     revision: str | None
     file: str
-    images: list[str] = ["images"]
+    images: list[str] = Field(default=["images"], min_length=1)
 
     def layout(self, folder: str | None) -> Layout:
         if folder is None:

@@ -71,7 +71,10 @@ def _language(generator: random.Random) -> Turn:
         return f"what is the opposite of {first}?", second
     if form == 1:
         kind = generator.choice(sorted(_KINDS))
-        return f"what kind of word is {generator.choice(_KINDS[kind])}?", f"a {kind}" if kind != "animal" else "an animal"
+        return (
+            f"what kind of word is {generator.choice(_KINDS[kind])}?",
+            f"a {kind}" if kind != "animal" else "an animal",
+        )
     if form == 2:
         kind, other = generator.sample(sorted(_KINDS), 2)
         word = generator.choice(_KINDS[generator.choice((kind, other))])

@@ -28,12 +28,12 @@ Form = Literal["short_caption", "long_caption", "short_answer", "yes_no", "choic
 
 
 class Scenes(EmbeddedOrigin, BenchmarkOrigin):
-    """`pictures` of the `categories` by turns, each asked about in one of the `forms` by turns, at most `turns` questions."""
+    """`pictures` of the `categories` by turns, asked about in the `forms` by turns with at most `turns` questions."""
 
     kind: ClassVar[str] = "scenes"
     pictures: int = Field(ge=1)
     categories: list[Category] = Field(min_length=1)
-    forms: list[Form] = ["short_answer"]
+    forms: list[Form] = Field(default=["short_answer"], min_length=1)
     turns: int = Field(default=3, ge=1)
     seed: int = Field(ge=0)
 

@@ -18,7 +18,11 @@ def ask(fact: Fact, kind: str, generator: random.Random) -> Turn:
     others = [option for option in fact.options if option != fact.answer]
     if kind == "yes_no":
         # A coin decides, so that no question is answered by yes more often than by no.
-        return (fact.ask_about(fact.answer), "yes") if generator.random() < 0.5 else (fact.ask_about(generator.choice(others)), "no")
+        return (
+            (fact.ask_about(fact.answer), "yes")
+            if generator.random() < 0.5
+            else (fact.ask_about(generator.choice(others)), "no")
+        )
     wrong = generator.sample(others, min(2, len(others)))
     shown = generator.sample([fact.answer, *wrong], len(wrong) + 1)
     if generator.random() < 0.75:

@@ -36,11 +36,22 @@ def maths(generator: random.Random) -> Picture:
                 draw_shape(image, "circle", cell, 12, fill)
         facts = [
             Fact("total", "how many dots are there in all?", str(total), _TOTALS, "is the number of all dots {}?"),
-            Fact("left", "how many dots are on the left?", str(left), tuple("1234"), "is the number of dots on the left {}?"),
+            Fact(
+                "left",
+                "how many dots are on the left?",
+                str(left),
+                tuple("1234"),
+                "is the number of dots on the left {}?",
+            ),
         ]
         right = total - left
         short = f"{left} dots and {right} dots."
-        return Picture(image, short, f"there are {left} dots on the left and {right} on the right. in all there are {total}.", facts)
+        return Picture(
+            image,
+            short,
+            f"there are {left} dots on the left and {right} on the right. in all there are {total}.",
+            facts,
+        )
     result = generator.randint(0, 9)
     if generator.random() < 0.5:
         first = generator.randint(0, result)
@@ -54,4 +65,6 @@ def maths(generator: random.Random) -> Picture:
         Fact("first", "what is the first number?", str(first), _DIGITS, "is the first number {}?"),
         Fact("sign", "is it plus or minus?", name, ("plus", "minus"), "is it {}?"),
     ]
-    return Picture(image, f"{first} {name} {second}.", f"the picture shows {first} {name} {second}. the result is {result}.", facts)
+    return Picture(
+        image, f"{first} {name} {second}.", f"the picture shows {first} {name} {second}. the result is {result}.", facts
+    )

@@ -17,7 +17,13 @@ _SKIES = {"day": (150, 205, 250), "night": (15, 15, 60)}
 _IN_THE_SKY = {"day": ("sun", "cloud", "bird"), "night": ("moon", "star", "bird")}
 _THINGS = ("house", "tree", "boat", "car", "tent")
 _THING_COLOURS = ("red", "yellow", "purple", "orange", "black")
-_WHERE = {"field": "in a field", "sea": "on the sea", "desert": "in the desert", "snow": "in the snow", "road": "on a road"}
+_WHERE = {
+    "field": "in a field",
+    "sea": "on the sea",
+    "desert": "in the desert",
+    "snow": "in the snow",
+    "road": "on a road",
+}
 
 
 def place(generator: random.Random) -> Picture:
@@ -29,13 +35,27 @@ def place(generator: random.Random) -> Picture:
     ImageDraw.Draw(image).rectangle((0, horizon, SIZE, SIZE), fill=shade(_GROUNDS[where], generator))
     side = generator.choice((-1, 1))
     _draw_above(image, above, (32 - side * 18, 12 + generator.randint(-1, 2)))
-    _draw_thing(image, thing, (32 + side * generator.randint(2, 10), generator.randint(43, 45)), shade(COLOURS[colour], generator))
+    _draw_thing(
+        image,
+        thing,
+        (32 + side * generator.randint(2, 10), generator.randint(43, 45)),
+        shade(COLOURS[colour], generator),
+    )
     facts = [
         Fact("place", "what place is this?", where, tuple(sorted(_GROUNDS)), "is this {}?", _PLACES),
         Fact("time", "is it day or night?", time, ("day", "night"), "is it {}?"),
-        Fact("thing", "what thing is there?", thing, _THINGS, "is there {}?", {word: article(word) for word in _THINGS}),
+        Fact(
+            "thing", "what thing is there?", thing, _THINGS, "is there {}?", {word: article(word) for word in _THINGS}
+        ),
         Fact(f"colour of {thing}", f"what colour is the {thing}?", colour, _THING_COLOURS, f"is the {thing} {{}}?"),
-        Fact("time", "what is in the sky?", above, ("sun", "cloud", "bird", "moon", "star"), "is there {} in the sky?", _SKY),
+        Fact(
+            "time",
+            "what is in the sky?",
+            above,
+            ("sun", "cloud", "bird", "moon", "star"),
+            "is there {} in the sky?",
+            _SKY,
+        ),
     ]
     short = f"{article(f'{colour} {thing}')} {_WHERE[where]} by {time}."
     long = (
@@ -57,7 +77,7 @@ def _draw_above(image: Image.Image, name: str, centre: tuple[int, int]) -> None:
     elif name == "moon":
         sky = image.getpixel((0, 0))
         draw.ellipse((x - 8, y - 8, x + 8, y + 8), fill=(240, 240, 200))
-        draw.ellipse((x - 3, y - 9, x + 11, y + 5), fill=sky)  # type: ignore[arg-type]
+        draw.ellipse((x - 3, y - 9, x + 11, y + 5), fill=sky)
     elif name == "star":
         draw_shape(image, "star", centre, 19, (255, 255, 180))
     elif name == "cloud":

@@ -37,7 +37,9 @@ def colour(generator: random.Random) -> Picture:
         centre = (x + generator.randint(-2, 2), generator.randint(18, 46))
         draw_shape(image, shape, centre, size, shade(COLOURS[name], generator))
         facts.append(_colour_fact(shape, name))
-        facts.append(Fact(f"colour of {shape}", f"which shape is {name}?", shape, SHAPES, f"is the {name} shape {{}}?", _A))
+        facts.append(
+            Fact(f"colour of {shape}", f"which shape is {name}?", shape, SHAPES, f"is the {name} shape {{}}?", _A)
+        )
     named = " and ".join(article(f"{name} {shape}") for shape, name in zip(shapes, colours, strict=True))
     told = " ".join(f"the {shape} is {name}." for shape, name in zip(shapes, colours, strict=True))
     return Picture(image, f"{named}.", f"the picture shows {named}. {told} the background is {ground}.", facts)
@@ -66,7 +68,9 @@ def count(generator: random.Random) -> Picture:
         if numbers[0] != numbers[1]:
             facts.append(_more_fact(shapes, numbers))
     named = " and ".join(parts)
-    return Picture(image, f"{named}.", f"the picture shows {named}. {' '.join(told)} the background is {ground}.", facts)
+    return Picture(
+        image, f"{named}.", f"the picture shows {named}. {' '.join(told)} the background is {ground}.", facts
+    )
 
 
 def _plural(shape: str) -> str:
@@ -113,7 +117,14 @@ def spatial(generator: random.Random) -> Picture:
         facts.append(Fact("where", f"where is the {one} seen from the {other}?", where, options, check, _RELATIONS))
         others = tuple(shape for shape in SHAPES if shape != other)
         facts.append(
-            Fact("where", f"which shape is {_RELATIONS[where]} the {other}?", one, others, f"is {{}} {_RELATIONS[where]} the {other}?", _A)
+            Fact(
+                "where",
+                f"which shape is {_RELATIONS[where]} the {other}?",
+                one,
+                others,
+                f"is {{}} {_RELATIONS[where]} the {other}?",
+                _A,
+            )
         )
     facts += [_colour_fact(shape, name) for shape, name in zip((first, second), colours, strict=True)]
     short = f"{article(first)} {_RELATIONS[relation]} {article(second)}."
