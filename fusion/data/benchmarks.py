@@ -39,6 +39,7 @@ _IMAGES = {
     "pdq_quality": pl.Int32(),
     "width": pl.Int32(),
     "height": pl.Int32(),
+    "colours": pl.Binary(),
 }
 
 
@@ -64,7 +65,8 @@ def build_benchmark(settings: Settings, catalog: Catalog, name: str, root: Path 
                     if isinstance(measured, Reject):
                         raise DataError(f"benchmark {name}: {item.image}: {measured.reason}: {measured.evidence}")
                     places[item.image] = (tar.add(item.image, item.picture), len(item.picture))
-                    hashes = (measured.sha256, measured.pdq, measured.pdq_quality, measured.width, measured.height)
+                    size = (measured.width, measured.height)
+                    hashes = (measured.sha256, measured.pdq, measured.pdq_quality, *size, measured.colours)
                     images[item.image] = (item.image, *hashes)
                 place = places[item.image]
                 questions.append((item.id, item.image, item.question, item.answer, item.kind, item.category, *place))

@@ -29,6 +29,8 @@ class Measured:
     width: int
     height: int
     contrast: float
+    colours: bytes
+    """Mean colours of a grid of 4 x 4, RGB: PDQ sees brightness alone, so two flags may have one hash."""
 
 
 def measure(data: bytes, max_pixels: int) -> Measured | Reject:
@@ -58,6 +60,7 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
         width=width,
         height=height,
         contrast=_contrast(array),
+        colours=pixels.resize((4, 4), Image.Resampling.BOX).tobytes(),
     )
 
 

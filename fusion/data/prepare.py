@@ -125,4 +125,5 @@ def _image_columns(measured: Measured | None) -> dict[str, Any]:
         "width": measured.width if measured else None,
         "height": measured.height if measured else None,
         "contrast": measured.contrast if measured else None,
+        "colours": measured.colours if measured else None,
     }

@@ -57,6 +57,7 @@ def index_schema(tokenizers: list[str]) -> pa.Schema:
             ("width", pa.int32()),
             ("height", pa.int32()),
             ("contrast", pa.float32()),
+            ("colours", pa.binary(48)),
             ("turns", pa.int32()),
             *counts,
             ("answer_chars", pa.int32()),

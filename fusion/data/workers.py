@@ -49,7 +49,8 @@ def _result(task: Task, chunk: list[RawRow], future: "Future[list[Result]]") -> 
         return future.result()
     except BrokenProcessPool:
         raise DataError(
-            f"a worker process died on rows {chunk[0][0]} to {chunk[-1][0]} of {task.dataset}/{task.source}, or just after: "
+            f"a worker process died on rows {chunk[0][0]} to {chunk[-1][0]} of {task.dataset}/{task.source}, "
+            "or just after: "
             "out of memory, or a picture that crashes its decoder; lower data.workers or data.max_image_pixels, "
             "or remove the picture"
         ) from None

@@ -27,8 +27,8 @@ _BATCH = 100_000
 class Samples:
     """The samples that are still kept.
 
-    `frame`: `at` and the index's columns. `with_limits` adds the thresholds of each sample's source as columns, named as
-    in params.yaml: a comparison with one that is null is null, which drops nothing.
+    `frame`: `at` and the index's columns. `with_limits` adds the thresholds of each sample's source as columns, named
+    as in params.yaml: a comparison with one that is null is null, which drops nothing.
     """
 
     root: Path

@@ -38,6 +38,11 @@ def distance(first: bytes, second: bytes) -> int:
     return (int.from_bytes(first, "big") ^ int.from_bytes(second, "big")).bit_count()
 
 
+def colour_difference(first: bytes, second: bytes) -> float:
+    """Mean absolute difference, 0-255, of two grids of mean colours (see fusion/data/pixels.py)."""
+    return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)
+
+
 def _values(bits: npt.NDArray[np.uint8], start: int, end: int) -> npt.NDArray[np.uint64]:
     weights = np.left_shift(np.uint64(1), np.arange(end - start, dtype=np.uint64))
     return bits[:, start:end].astype(np.uint64) @ weights

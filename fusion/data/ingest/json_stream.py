@@ -20,7 +20,7 @@ def read_records(path: Path) -> Iterator[Any]:
     """Every record of a JSON array or JSON-lines file, in order.
 
     Raises:
-        IngestError: the file is missing, not UTF-8 or not valid JSON; the message names the file, the line and the byte.
+        IngestError: the file is missing, not UTF-8 or not valid JSON; the message names file, line and byte.
     """
     try:
         with path.open("rb") as file:

@@ -78,7 +78,7 @@ class EmbeddedOrigin(Origin):
 
     @abstractmethod
     def records(self, root: Path) -> Iterator[Record]:
-        """The samples, in an order and with bytes that follow from the origin's keys; `root` is the project's folder."""
+        """The samples, in an order and with bytes that follow from the origin's keys; `root` = project's folder."""
 
 
 class PublishedOrigin(Origin):

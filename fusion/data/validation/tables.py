@@ -28,6 +28,7 @@ _IMAGE = [
     "width",
     "height",
     "contrast",
+    "colours",
 ]
 
 

@@ -7,8 +7,8 @@ import polars as pl
 
 from fusion.data.benchmarks import read_benchmark
 from fusion.data.curate.base import AT, REJECTS, Block, Samples, no_rejects
-from fusion.data.curate.blocks.near_duplicates import MIN_QUALITY
-from fusion.data.curate.hamming import near_pairs
+from fusion.data.curate.blocks.near_duplicates import MAX_COLOUR_DIFFERENCE, MIN_QUALITY
+from fusion.data.curate.hamming import colour_difference, near_pairs
 from fusion.data.curate.minhash import word_grams
 
 
@@ -42,7 +42,7 @@ def _near_pictures(samples: Samples, name: str, images: pl.DataFrame) -> pl.Data
     frame = (
         samples.with_limits()
         .filter(limit.is_not_null() & (pl.col("pdq_quality") >= MIN_QUALITY))
-        .select(AT, "pdq", limit)
+        .select(AT, "pdq", "colours", limit)
     )
     images = images.filter(pl.col("pdq_quality") >= MIN_QUALITY)
     if frame.is_empty() or images.is_empty():
@@ -53,9 +53,10 @@ def _near_pictures(samples: Samples, name: str, images: pl.DataFrame) -> pl.Data
     ]
     rows = []
     at, limits, names = frame[AT].to_list(), frame["image_distance"].to_list(), images["image_id"].to_list()
+    colours = [column.to_list() for column in (frame["colours"], images["colours"])]
     for mine, theirs in near_pairs(hashes[0], hashes[1], max(limits)).tolist():
         bits = int(np.bitwise_count(hashes[0][mine] ^ hashes[1][theirs]).sum())
-        if bits <= limits[mine]:
+        if bits <= limits[mine] and colour_difference(colours[0][mine], colours[1][theirs]) <= MAX_COLOUR_DIFFERENCE:
             rows.append(
                 (at[mine], "near-benchmark-picture", f"{bits} of 256 bits from {names[theirs]} of benchmark {name}")
             )

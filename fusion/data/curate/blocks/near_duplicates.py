@@ -6,11 +6,14 @@ import numpy as np
 import polars as pl
 
 from fusion.data.curate.base import AT, Block, Samples
-from fusion.data.curate.hamming import distance, near_pairs
+from fusion.data.curate.hamming import colour_difference, distance, near_pairs
 from fusion.data.curate.minhash import similar_pairs
 
 MIN_QUALITY = 50
 """PDQ's own measure of how much a picture has to hash; its authors advise against matching below 50."""
+
+MAX_COLOUR_DIFFERENCE = 16.0
+"""Of 255, on average over a picture: a red and a blue hat of one drawing have one hash, but are two pictures."""
 
 
 class NearDuplicates(Block):
@@ -32,15 +35,15 @@ def _similar_pictures(samples: Samples) -> pl.DataFrame:
     limit = pl.col("image_distance")
     frame = samples.with_limits().filter(limit.is_not_null() & (pl.col("pdq_quality") >= MIN_QUALITY))
     shown = frame.unique("image_sha256", keep="first", maintain_order=True).select(
-        "sample_id", "image_sha256", "pdq", limit
+        "sample_id", "image_sha256", "pdq", "colours", limit
     )
     schema = {"image_sha256": pl.String, "reason": pl.String, "evidence": pl.String}
     dropped: dict[str, tuple[str, str]] = {}
     if len(shown) > 1:
         hashes = np.frombuffer(b"".join(shown["pdq"].to_list()), dtype=np.uint8).reshape(-1, 32)
         limits, names = shown["image_distance"].to_list(), shown["sample_id"].to_list()
-        sha, pdq = shown["image_sha256"].to_list(), shown["pdq"].to_list()
-        # Equal hashes would make all pairs of a large group; each of them is near the first, which is enough.
+        sha, pdq, colours = (shown[column].to_list() for column in ("image_sha256", "pdq", "colours"))
+        # Searched among distinct hashes: a thousand equal ones would make half a million pairs.
         _, first, which = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(first)
         rank = np.empty_like(order)
@@ -48,19 +51,23 @@ def _similar_pictures(samples: Samples) -> pl.DataFrame:
         group, leaders = rank[which.ravel()], first[order]
         pairs = near_pairs(hashes[leaders], hashes[leaders], max(limits))
         near: dict[int, list[int]] = {}
-        for earlier, later in pairs[pairs[:, 0] < pairs[:, 1]].tolist():
-            near.setdefault(later, []).append(earlier)
-        kept: dict[int, int] = {}
+        for one, other in pairs.tolist():
+            near.setdefault(one, []).append(other)
+        kept: dict[int, list[int]] = {}
         for position in range(len(shown)):
             mine = int(group[position])
-            others = [kept[other] for other in [mine, *near.get(mine, [])] if other in kept]
-            close = [(distance(pdq[position], pdq[other]), other) for other in others]
-            close = [item for item in close if item[0] <= limits[position]]
+            close = [
+                (bits, other)
+                for neighbour in near[mine]
+                for other in kept.get(neighbour, [])
+                if (bits := distance(pdq[position], pdq[other])) <= limits[position]
+                and colour_difference(colours[position], colours[other]) <= MAX_COLOUR_DIFFERENCE
+            ]
             if close:
                 bits, other = min(close)
                 dropped[sha[position]] = ("similar-picture", f"{bits} of 256 bits from {names[other]}")
             else:
-                kept.setdefault(mine, position)
+                kept.setdefault(mine, []).append(position)
     rows = [(picture, *why) for picture, why in dropped.items()]
     table = pl.DataFrame(rows, schema=schema, orient="row")
     hit = samples.with_limits().filter(limit.is_not_null()).select(AT, "image_sha256")
