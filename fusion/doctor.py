@@ -81,7 +81,9 @@ def memory(root: Path) -> Finding:
     free = psutil.virtual_memory().available / 1e9
     good = free >= NEEDED_MEMORY_GB
     cores = len(os.sched_getaffinity(0))
-    return good, f"{free:.1f} GB free, {cores} cores" + ("" if good else f"; the default run needs {NEEDED_MEMORY_GB:.0f} GB")
+    return good, f"{free:.1f} GB free, {cores} cores" + (
+        "" if good else f"; the default run needs {NEEDED_MEMORY_GB:.0f} GB"
+    )
 
 
 def settings(root: Path) -> Finding:

@@ -57,7 +57,10 @@ class CurationProfile(Section):
     min_answer_chars: PositiveInt
     max_answer_chars: PositiveInt
     max_repetition: Share | None
-    scripts: list[Literal["arabic", "cyrillic", "devanagari", "greek", "han", "hangul", "hebrew", "kana", "latin", "thai"]] | None
+    scripts: (
+        list[Literal["arabic", "cyrillic", "devanagari", "greek", "han", "hangul", "hebrew", "kana", "latin", "thai"]]
+        | None
+    )
     pii: bool
     image_distance: int | None = Field(ge=0, le=15)
     text_similarity: float | None = Field(gt=0.0, le=1.0)

@@ -32,7 +32,8 @@ class TokenCounter:
         """Loads the tokenizer `name` (a folder with tokenizer.json, or a Hub id); raises `DataError` when it cannot."""
         self._tokenizer = load_tokenizer(name, revision)
         self._template = TEMPLATES[template]
-        self._prefix = len(self._tokenizer.encode("").ids)
+        plain, full = (self._tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+        self._prefix = next(at for at in range(len(full)) if full[at : at + len(plain)] == plain)
         special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
         # Most pieces of a data set repeat: the system text, the markers' surroundings, short answers.
         self._piece_tokens = lru_cache(maxsize=1 << 14)(self._count_piece)

@@ -73,9 +73,7 @@ class _Stream:
     def _lines(self) -> Iterator[Any]:
         while self._peek():
             yield self._value()
-            start = self._at
-            self._skip_space()
-            if self._peek() and "\n" not in self._text[start : self._at]:
+            if not self._skip_space() and self._peek():
                 raise self._broken("expected one JSON value a line", self._at)
 
     def _value(self) -> Any:
@@ -102,16 +100,13 @@ class _Stream:
             self._read(_CHUNK)
         return self._text[self._at : self._at + 1]
 
-    def _skip_space(self) -> None:
-        while self._peek() and self._text[self._at] in " \t\r\n":
-            rest = self._text[self._at :]
-            self._at += len(rest) - len(rest.lstrip(" \t\r\n")) if len(rest) < 64 else self._spaces()
-
-    def _spaces(self) -> int:
-        count = 0
-        while self._at + count < len(self._text) and self._text[self._at + count] in " \t\r\n":
-            count += 1
-        return count
+    def _skip_space(self) -> bool:
+        """Goes past white space; returns whether a line ended in it."""
+        line_ended = False
+        while (character := self._peek()) and character in " \t\r\n":
+            line_ended |= character == "\n"
+            self._at += 1
+        return line_ended
 
     def _read(self, size: int) -> None:
         if self._ended:
