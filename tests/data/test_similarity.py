@@ -1,0 +1,61 @@
+"""The searches behind near duplicates, against brute force."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusion.data.curate.hamming import distance, near_pairs
+from fusion.data.curate.minhash import similar_pairs, word_grams
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), limit=st.integers(0, 15), count=st.integers(1, 40))
+def test_near_hashes_are_all_found(seed: int, limit: int, count: int):
+    generator = np.random.default_rng(seed)
+    hashes = generator.integers(0, 256, (count, 32), dtype=np.uint8)
+    # Copies with some bits changed, around the limit.
+    for target in range(1, count, 2):
+        bits = np.unpackbits(hashes[generator.integers(0, target)])
+        bits[generator.choice(256, generator.integers(0, limit + 3), replace=False)] ^= 1
+        hashes[target] = np.packbits(bits)
+    raw = [row.tobytes() for row in hashes]
+    wanted = [[i, j] for i in range(count) for j in range(count) if distance(raw[i], raw[j]) <= limit]
+    assert near_pairs(hashes, hashes, limit).tolist() == wanted
+    half = count // 2
+    wanted = [[i, j] for i in range(half) for j in range(count) if distance(raw[i], raw[j]) <= limit]
+    assert near_pairs(hashes[:half], hashes, limit).tolist() == wanted
+
+
+def _shingles(text: str) -> set[tuple[str, ...]]:
+    words = text.lower().split()
+    return {tuple(words[at : at + 3]) for at in range(len(words) - 2)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_similar_texts_are_found_with_their_true_similarity(seed: int):
+    generator = np.random.default_rng(seed)
+    words = np.array(["sun", "sea", "dog", "cat", "red", "sky", "old", "new", "tea", "cup", "hat", "map"])
+    texts = [" ".join(generator.choice(words, 80)) for _ in range(60)]
+    for at in range(0, 60, 3):
+        changed = texts[at].split()
+        changed[int(generator.integers(0, 80))] = "elephant"
+        texts[at + 1] = " ".join(changed).upper()
+    texts += ["", "two words", texts[0]]
+    wanted = {}
+    for one in range(len(texts)):
+        for other in range(one + 1, len(texts)):
+            first, second = _shingles(texts[one]), _shingles(texts[other])
+            if first and second and (value := len(first & second) / len(first | second)) >= 0.85:
+                wanted[one, other] = value
+    found = {(one, other): value for one, other, value in similar_pairs(pl.Series(texts), 0.85)}
+    assert found == pytest.approx(wanted)
+    assert len(found) >= 18
+
+
+def test_grams_do_not_reach_over_the_end_of_a_text():
+    grams, offsets = word_grams(pl.Series(["a b c", "d", "", "b c d e", "x"]), 3)
+    assert np.diff(offsets).tolist() == [1, 0, 0, 2, 0]
+    same, _ = word_grams(pl.Series(["zz", "B, c! D?"]), 3)
+    assert same[0] in grams
