@@ -7,6 +7,7 @@ where they are, listed in images.lock.json. Source: design "From source to batch
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,8 @@ def ingest_source(settings: Settings, catalog: Catalog, dataset: str, source: st
             raise IngestError(f"{dataset}/{source}: an origin of kind `{entry.origin.kind}` cannot be ingested")
         name = f"{dataset}/{source}"
         chosen = chosen_rows(entry.sampling, _count(layout, entry.sampling), settings.run.seed, name)
-        used = _write_rows(layout, folder, chosen, SourceInfo(dataset, source, os.path.basename(layout.annotations), 0))
-        write_json(lock_images(layout, used), folder / LOCK)
+        _write_rows(layout, folder, chosen, SourceInfo(dataset, source, os.path.basename(layout.annotations), 0))
+        write_json(lock_images(layout, lambda: _used_images(folder)), folder / LOCK)
     return target
 
 
@@ -72,10 +73,14 @@ def _count(layout: Layout, sampling: str) -> int | None:
     return sum(1 for _ in read_records(path)) if needs_count(sampling) else None
 
 
-def _write_rows(layout: Layout, folder: Path, chosen: Any, info: SourceInfo) -> list[str]:
-    """Writes both tables batch by batch; returns the pictures used, only where the lock needs them one by one."""
-    loose = any((layout.folder / name).is_dir() for name in layout.images)
-    used: list[str] = []
+def _used_images(folder: Path) -> Iterator[str]:
+    """The pictures of all rows, in their order; one that several rows share comes several times."""
+    for batch in pq.ParquetFile(folder / SAMPLES).iter_batches(batch_size=_BATCH, columns=["image"]):
+        yield from (name for name in batch.column(0).to_pylist() if name is not None)
+
+
+def _write_rows(layout: Layout, folder: Path, chosen: Any, info: SourceInfo) -> None:
+    """Writes both tables, samples and rejects, batch by batch."""
     rows: list[tuple[int, Row]] = []
     rejects: list[tuple[str, str, str, str]] = []
     total = 0
@@ -92,8 +97,6 @@ def _write_rows(layout: Layout, folder: Path, chosen: Any, info: SourceInfo) -> 
                 rejects.append((where.sample_id, "ingest", row.reason, row.evidence))
                 continue
             rows.append((number, row))
-            if loose and row.image is not None:
-                used.append(row.image)
             if len(rows) == _BATCH:
                 writer.write_table(_table(rows))
                 rows = []
@@ -102,7 +105,6 @@ def _write_rows(layout: Layout, folder: Path, chosen: Any, info: SourceInfo) -> 
     if not total:
         raise IngestError(f"{layout.folder / layout.annotations} holds no sample")
     write_ledger(rejects, info.source, folder / REJECTS)
-    return used
 
 
 def _table(rows: list[tuple[int, Row]]) -> pa.Table:

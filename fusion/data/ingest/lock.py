@@ -1,7 +1,7 @@
 """images.lock.json: where a source's pictures lie, in words that hold everywhere, and what they were at ingest."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,32 @@ from fusion.hashing import file_sha256
 LOCK = "images.lock.json"
 
 
-def lock_images(layout: Layout, used: Iterable[str]) -> dict[str, Any]:
+def lock_images(layout: Layout, used: Callable[[], Iterable[str]]) -> dict[str, Any]:
     """The content of the lock file.
 
-    An archive is locked by its size and sha256. Of a folder the paths and sizes of the `used` pictures are hashed:
-    reading millions of files twice would cost hours, and sharding hashes each of them anyway.
+    An archive is locked by its size and sha256. Of a folder the paths and sizes of the pictures that `used` names are
+    hashed in their order: reading millions of files twice would cost hours, and sharding hashes each of them anyway.
     """
-    containers = find_containers(layout.folder, layout.images)
-    names = sorted(set(used)) if any(path.is_dir() for path in containers) else []
     entries: list[dict[str, Any]] = []
-    for path in containers:
+    for path in find_containers(layout.folder, layout.images):
         entry: dict[str, Any] = {"path": path.relative_to(layout.folder).as_posix()}
         if path.is_dir():
-            sizes = [(name, (path / name).stat().st_size) for name in names if (path / name).is_file()]
-            listing = "".join(f"{size} {name}\n" for name, size in sizes)
-            entry |= {"bytes": sum(size for _, size in sizes), "files": len(sizes), "kind": "folder"}
-            entry["sha256"] = hashlib.sha256(listing.encode()).hexdigest()
+            entry |= {"kind": "folder", **_listing(path, used())}
         else:
             entry |= {"bytes": path.stat().st_size, "kind": "archive", "sha256": file_sha256(path)}
         entries.append(entry)
     return {"base": layout.base, "containers": entries}
+
+
+def _listing(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    digest, files, total = hashlib.sha256(), 0, 0
+    for name in names:
+        file = folder / name
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{size} {name}\n".encode())
+            files, total = files + 1, total + size
+    return {"bytes": total, "files": files, "sha256": digest.hexdigest()}
 
 
 def locked_containers(lock: dict[str, Any], raw: Path, origin: object, folder: str | None) -> list[Path]:
