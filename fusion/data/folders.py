@@ -23,24 +23,34 @@ def output_folder(target: Path) -> Iterator[Path]:
     An older `target` is replaced as a whole; a failure leaves it untouched and removes what was written.
     A full disk raises `NoSpaceError` with the folder's name.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    with full_disk_named(target):
-        if partial.exists():
-            shutil.rmtree(partial)
-        try:
-            partial.mkdir(parents=True)
-            yield partial
-            if target.is_dir():
-                shutil.rmtree(target)
-            partial.rename(target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    with output_folders(target) as folders:
+        yield folders[0]
 
 
 @contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """Turns "no space left" from any layer below into `NoSpaceError` that names `folder`."""
+def output_folders(*targets: Path) -> Iterator[list[Path]]:
+    """`output_folder` for several that belong together: none of them is renamed before all are written."""
+    partials = [target.with_name(f".{target.name}.partial") for target in targets]
+    try:
+        with full_disk_named(*targets):
+            for partial in partials:
+                if partial.exists():
+                    shutil.rmtree(partial)
+                partial.mkdir(parents=True)
+            yield partials
+            for partial, target in zip(partials, targets, strict=True):
+                if target.is_dir():
+                    shutil.rmtree(target)
+                partial.rename(target)
+    except BaseException:
+        for partial in partials:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def full_disk_named(*folders: Path) -> Iterator[None]:
+    """Turns "no space left" from any layer below into `NoSpaceError`, naming the one of `folders` with least room."""
     try:
         yield
     except NoSpaceError:
@@ -48,8 +58,15 @@ def full_disk_named(folder: Path) -> Iterator[None]:
     except Exception as error:
         # Some writers (the parquet writer among them) wrap the operating system's error in one of their own.
         if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC).lower() in str(error).lower():
+            folder = min(folders, key=_room)
             raise NoSpaceError(f"no space left on the disk that holds {folder}: free some and run again") from error
         raise
+
+
+def _room(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

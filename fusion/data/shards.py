@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusion.data.errors import DataError
-from fusion.data.folders import output_folder, read_json
+from fusion.data.folders import output_folders, read_json
 from fusion.data.ingest import SAMPLES
 from fusion.data.ingest.lock import LOCK, locked_containers
 from fusion.data.ledger import write_ledger
@@ -95,7 +95,7 @@ def shard_source(settings: Settings, catalog: Catalog, dataset: str, source: str
     shards = Path("data/shards") / dataset / source
     index = root / "data/index" / dataset / source
     rejects: list[tuple[str, str, str, str]] = []
-    with output_folder(root / shards) as shard_folder, output_folder(index) as index_folder:
+    with output_folders(root / shards, index) as (shard_folder, index_folder):
         writer = _Writer(
             shard_folder, index_folder, shards, settings.data.shard_size_mb, entry, index_schema(sorted(tokenizers))
         )
