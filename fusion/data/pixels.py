@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pdqhash
 from PIL import Image
 
@@ -16,6 +15,8 @@ EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": 
 """The formats that are accepted, and how their files are named in a shard."""
 _HASHED_SIDE = 512
 """Pixels. PDQ works on 64 x 64 pixels inside; a larger picture is first made smaller, which bounds its cost."""
+
+_LEVELS = np.arange(256, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,7 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
         return Reject(reason, f"{type(error).__name__}: {error}; {len(data)} bytes starting {data[:8].hex()}")
     if max(pixels.size) > _HASHED_SIDE:
         pixels.thumbnail((_HASHED_SIDE, _HASHED_SIDE), Image.Resampling.BOX)
-    array = np.asarray(pixels)
-    bits, quality = pdqhash.compute(array)
+    bits, quality = pdqhash.compute(np.asarray(pixels))
     return Measured(
         extension=extension,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -59,19 +59,18 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
         pdq_quality=int(quality),
         width=width,
         height=height,
-        contrast=_contrast(array),
+        contrast=_contrast(pixels),
         colours=pixels.resize((4, 4), Image.Resampling.BOX).tobytes(),
     )
 
 
-def _contrast(pixels: npt.NDArray[np.uint8]) -> float:
-    """The largest standard deviation of a channel of `pixels` [height, width, 3], from whole numbers: exact everywhere.
+def _contrast(pixels: Image.Image) -> float:
+    """The largest standard deviation of a channel of an RGB picture, from whole numbers: exact everywhere.
 
     Not of the greys: orange on grey of the same brightness is no blank picture.
     """
-    count = pixels.shape[0] * pixels.shape[1]
-    flat = pixels.reshape(-1, 3).astype(np.uint32)
-    total = flat.sum(axis=0, dtype=np.uint64).tolist()
-    squares = (flat * flat).sum(axis=0, dtype=np.uint64).tolist()
-    variances = (square * count - value * value for value, square in zip(total, squares, strict=True))
-    return round(math.sqrt(max(variances)) / count, 4)
+    counts = np.asarray(pixels.histogram(), dtype=np.int64).reshape(3, 256)
+    total, squares = (counts @ _LEVELS).tolist(), (counts @ (_LEVELS * _LEVELS)).tolist()
+    size = pixels.width * pixels.height
+    variances = (square * size - value * value for value, square in zip(total, squares, strict=True))
+    return round(math.sqrt(max(variances)) / size, 4)
