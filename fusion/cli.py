@@ -44,13 +44,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _inputs() -> tuple[Settings, Any]:
-    """Settings and catalog, both checked before any work starts."""
+def _inputs(variant: str | None = None) -> tuple[Settings, Any]:
+    """Settings and catalog, both checked, and that `variant` exists, before any work starts (or torch is imported)."""
     from fusion.data.catalog import load_catalog
     from fusion.selection import check_pipeline
 
     settings = load_settings()
     catalog = load_catalog(Path("data/catalog"))
+    if variant is not None:
+        settings.variant(variant)
     if os.environ.get("DVC_STAGE"):
         check_pipeline(settings, catalog)
     return settings, catalog
@@ -136,9 +138,9 @@ def benchmark(name: Annotated[str, typer.Argument(metavar="NAME", help="A benchm
 @app.command()
 def base(variant: VariantName) -> None:
     """Build the checkpoint that stage 1 starts from: LLM, vision tower, new projectors, two new tokens."""
+    settings, _ = _inputs(variant)
     from fusion.train.base import build_base
 
-    settings, _ = _inputs()
     with _recorded():
         build_base(settings, variant)
 
@@ -153,7 +155,7 @@ def train(
 
     if stage not in STAGES:
         raise FusionError(f"there is no stage `{stage}`: one of {', '.join(STAGES)}")
-    settings, _ = _inputs()
+    settings, _ = _inputs(variant)
     with _recorded():
         train_stage(make_recipe(settings, variant, stage))  # type: ignore[arg-type]
 
@@ -161,9 +163,9 @@ def train(
 @app.command()
 def evaluate(variant: VariantName) -> None:
     """Score a variant on its benchmarks, beside the blind baselines."""
+    settings, _ = _inputs(variant)
     from fusion.evaluate.run import evaluate_variant
 
-    settings, _ = _inputs()
     with _recorded():
         evaluate_variant(settings, variant)
 
