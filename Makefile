@@ -49,6 +49,8 @@ format: $(STAMP) ## Format the code
 	ruff check --fix .
 
 requirements: $(STAMP) ## Compile requirements.txt anew from pyproject.toml
+	@# Compiled against the CPU build of torch, which needs no CUDA packages; the pin in the file fits both builds.
+	sed -i -E 's/^(torch==[0-9.]+)$$/\1+cpu/' requirements.txt
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet --output-file requirements.txt
 	sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements.txt
