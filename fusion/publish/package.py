@@ -75,7 +75,9 @@ def _add_licence(folder: Path, licence: WeightsLicence, root: Path) -> None:
 def _load_back(folder: Path) -> None:
     """Loads model and processor from the folder; every parameter must be in the files and none be left over."""
     from fusion.model.checkpoints import load_checkpoint
+    from fusion.quiet import quiet_libraries
 
+    quiet_libraries()
     try:
         load_checkpoint(folder)
     except (ValueError, OSError) as error:

@@ -98,7 +98,7 @@ def catalog() -> Catalog:
             "tokenizers": tokenizers,
             "sources": {
                 source: {
-                    "origin": DrawnOrigin(), "category": category, "profile": profile,
+                    "origin": DrawnOrigin(), "sampling": "all", "category": category, "profile": profile,
                     "licence": {"declared": licence or "CC-BY-4.0", "verified": licence},
                 }
                 for source, (category, profile, licence) in SOURCES[name].items()
