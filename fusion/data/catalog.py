@@ -153,7 +153,7 @@ def load_catalog(folder: Path = Path("data/catalog")) -> Catalog:
                 if (section, name) in origin:
                     raise CatalogError(f"{file}: {section}.{name} stands in {origin[section, name]} already")
                 origin[section, name] = file
-                merged[section][name] = {**entry, "file": str(file)} if isinstance(entry, dict) else entry
+                merged[section][name] = _with_file(entry, file, f"{section}.{name}")
     try:
         return Catalog.model_validate(merged)
     except ValidationError as error:

@@ -80,6 +80,20 @@ def test_only_stage_2_and_what_follows_run_for_its_learning_rate(built: Project)
     built.run("dvc", "checkout")
 
 
+def test_failed_validation_stops_everything_after_it(built: Project) -> None:
+    catalog = built.root / "data/catalog/micro.yaml"
+    text = catalog.read_text(encoding="utf-8")
+    built.set("datasets.micro-stage1.expect", {"min_kept_share": 1.0}, "data/catalog/micro.yaml")
+    result = built.repro(check=False)
+    assert result.returncode != 0
+    ran = executed(result)
+    assert "validate@micro-stage1" in ran
+    assert not [stage for stage in ran if stage.startswith(("train", "evaluate", "package"))]
+    assert "error: " in result.stdout + result.stderr
+    catalog.write_text(text, encoding="utf-8")
+    built.repro()
+
+
 def test_one_more_source_touches_no_other(built: Project) -> None:
     before = built.lock()
     catalog = built.root / "data/catalog/micro.yaml"
