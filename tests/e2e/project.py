@@ -34,6 +34,7 @@ class Project:
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """One command, with the environment's programs on PATH; output is captured."""
         variables = {**os.environ, "DO_NOT_TRACK": "1", "PYTHONPATH": str(self.root), **environment}
+        variables.pop("PYTHONDONTWRITEBYTECODE", None)
         variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
         result = subprocess.run(command, cwd=self.root, env=variables, text=True, capture_output=True, check=False)
         if check and result.returncode:
