@@ -12,6 +12,7 @@ import typer
 
 from fusion.errors import FusionError
 from fusion.settings import STAGES, Settings, load_settings
+from fusion.startup import start_quickly
 
 app = typer.Typer(
     name="fusion",
@@ -29,6 +30,8 @@ VariantName = Annotated[str, typer.Argument(metavar="VARIANT", help="A variant o
 
 def main() -> None:
     """Runs the command line; errors that a user can act on are printed without a traceback."""
+    start_quickly()
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         app()
     except FusionError as error:

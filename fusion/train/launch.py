@@ -40,7 +40,7 @@ def check_inputs(recipe: Recipe) -> None:
         )
     if not recipe.verdict.is_file():
         raise TrainingError(f"{recipe.dataset} has not been validated ({recipe.verdict} is missing): run `dvc repro`")
-    if not json.loads(recipe.verdict.read_text(encoding="utf-8"))["passed"]:
+    if json.loads(recipe.verdict.read_text(encoding="utf-8"))["status"] != "passed":
         raise TrainingError(f"{recipe.dataset} failed its validation: see {recipe.verdict}")
     if recipe.hardware.device == "cpu" and shutil.which("g++") is None:
         raise TrainingError("DeepSpeed compiles its CPU communication at first use and needs g++, which is not on PATH")
@@ -51,7 +51,7 @@ def launcher_command(recipe: Recipe) -> list[str]:
     world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(recipe.hardware.ranks))}).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1"]
     launcher += [f"--master_port={_free_port()}", "--log_level=error"]
-    return [*launcher, "--module", "fusion.train.rank", recipe.variant, recipe.stage]
+    return [*launcher, "--module", "fusion.train", recipe.variant, recipe.stage]
 
 
 def rank_environment(recipe: Recipe) -> dict[str, str]:
@@ -62,6 +62,11 @@ def rank_environment(recipe: Recipe) -> dict[str, str]:
     environment["DS_ACCELERATOR"] = recipe.hardware.device
     environment["TOKENIZERS_PARALLELISM"] = "false"
     environment["TRANSFORMERS_VERBOSITY"] = "error"
+    # Compiled extensions belong to one environment: two that share a folder would compile them in turns.
+    environment.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    if recipe.hardware.device == "cpu":
+        # DeepSpeed wraps an optimiser that is not used here with torch.compile at every start, which takes seconds.
+        environment.setdefault("TORCHDYNAMO_DISABLE", "1")
     return environment
 
 

@@ -1,8 +1,6 @@
-"""One rank of a training stage: `python -m fusion.train.rank VARIANT STAGE`, started by DeepSpeed's launcher."""
+"""One rank of a training stage, from its parent checkpoint to its own."""
 
-import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from fusion.settings import load_settings
 from fusion.train.batches import RankBatches
 from fusion.train.engine import make_engine, set_learning_rates
 from fusion.train.log import TrainingLog
+from fusion.train.processes import join_group
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.state import ResumableState
 from fusion.train.step import train_step
@@ -28,7 +27,7 @@ def main(variant: str, stage: str) -> None:
     recipe = make_recipe(load_settings(), variant, stage)  # type: ignore[arg-type]
     torch.set_num_threads(recipe.hardware.threads_per_rank)
     torch.use_deterministic_algorithms(recipe.hardware.device == "cpu")
-    deepspeed.init_distributed(dist_backend="gloo" if recipe.hardware.device == "cpu" else "nccl")
+    join_group(recipe.hardware.device)
     torch.manual_seed(recipe.seed)
     model, processor = load_checkpoint(recipe.parent)
     engine = make_engine(recipe, model)
@@ -122,10 +121,3 @@ def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
 def _last_row(curve: Path) -> dict[str, str]:
     names, *rows = curve.read_text(encoding="utf-8").splitlines()
     return dict(zip(names.split(","), rows[-1].split(","), strict=True))
-
-
-if __name__ == "__main__":
-    # The launcher puts --local_rank in front; the rank itself is in the environment.
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
-    assert "RANK" in os.environ, "start this through `fusion train`"
-    main(*arguments)

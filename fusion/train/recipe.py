@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from fusion.hashing import file_sha256, json_sha256
 from fusion.settings import STAGES, Hardware, Model, Settings, Stage, StageSettings
 
 _CODE = ("fusion/model", "fusion/train", "fusion/data/order.py", "fusion/data/loader.py")
+_PACKAGES = ("torch", "transformers", "deepspeed", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Recipe:
     def identity(self) -> str:
         """sha256 over everything that decides the result: resumable state is kept under this key.
 
-        Covers hyperparameters, architecture, ranks and threads, seed, data, parent weights and the code.
+        Covers hyperparameters, architecture, ranks and threads, seed, data, parent weights, the code, and the versions
+        of the packages that compute.
         """
         code = {
             str(path.relative_to(self.root)): file_sha256(path)
@@ -78,6 +81,7 @@ class Recipe:
                 "manifest": file_sha256(self.manifest),
                 "parent": {path.name: file_sha256(path) for path in sorted(self.parent.iterdir()) if path.is_file()},
                 "code": code,
+                "packages": {name: version(name) for name in _PACKAGES},
             }
         )
 

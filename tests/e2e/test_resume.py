@@ -33,8 +33,11 @@ def events(project: Project) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def kill_after_checkpoint(project: Project) -> None:
-    """Starts the stage and kills every one of its processes once a complete checkpoint and some steps are there."""
+def kill_after_checkpoint(project: Project) -> set[str]:
+    """Starts the stage and kills every one of its processes once a complete checkpoint and some steps are there.
+
+    Returns the addresses that they listened on.
+    """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["PYTHONPATH"] = str(project.root)
     process = subprocess.Popen(["fusion", "train", "micro", "stage1"], cwd=project.root, env=environment)
@@ -43,12 +46,16 @@ def kill_after_checkpoint(project: Project) -> None:
         assert process.poll() is None and time.monotonic() < deadline, "the stage ended before it could be killed"
         time.sleep(0.05)
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    addresses: set[str] = set()
     for member in family:
         try:
+            listening = [link for link in member.net_connections() if link.status == psutil.CONN_LISTEN]
+            addresses |= {link.laddr.ip for link in listening}
             member.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:
             continue
     process.wait()
+    return addresses
 
 
 def test_killed_ranks_continue_to_the_same_weights(project: Project) -> None:
@@ -59,7 +66,7 @@ def test_killed_ranks_continue_to_the_same_weights(project: Project) -> None:
     for folder in ("checkpoints/micro/stage1", "results/micro/stage1"):
         project.run("rm", "-r", folder)
     (project.root / LOG).unlink()
-    kill_after_checkpoint(project)
+    assert kill_after_checkpoint(project) == {"127.0.0.1"}
     assert not (project.root / WEIGHTS).exists()
     project.run("fusion", "train", "micro", "stage1")
     starts = [event for event in events(project) if event.get("event") == "start"]

@@ -17,7 +17,7 @@ def ready(tmp_path: Path) -> Recipe:
     made.parent.mkdir(parents=True)
     (made.parent / "config.json").write_text("{}", encoding="utf-8")
     made.verdict.parent.mkdir(parents=True)
-    made.verdict.write_text(json.dumps({"passed": True}), encoding="utf-8")
+    made.verdict.write_text(json.dumps({"status": "passed", "passed": 12}), encoding="utf-8")
     return made
 
 
@@ -39,7 +39,7 @@ def test_missing_validation_is_named(ready: Recipe) -> None:
 
 
 def test_failed_validation_stops_training(ready: Recipe) -> None:
-    ready.verdict.write_text(json.dumps({"passed": False}), encoding="utf-8")
+    ready.verdict.write_text(json.dumps({"status": "failed", "passed": 11}), encoding="utf-8")
     with pytest.raises(TrainingError, match="failed its validation"):
         check_inputs(ready)
 
