@@ -30,11 +30,11 @@ def test_rates_warm_up_then_fall_along_a_cosine() -> None:
 
 
 def test_latents_are_drawn_alike_on_every_rank_and_cover_all_choices() -> None:
-    published = recipe(ROOT, "fusion-phi35-3b", "stage1")
-    draws = [published.num_latents(step) for step in range(300)]
-    assert draws == [recipe(ROOT, "fusion-phi35-3b", "stage1").num_latents(step) for step in range(300)]
+    first, again, later = (recipe(ROOT, "fusion-phi35-3b", stage) for stage in ("stage1", "stage1", "stage2"))
+    draws = [first.num_latents(step) for step in range(300)]
+    assert draws == [again.num_latents(step) for step in range(300)]
     assert set(draws) == {4, 16, 36, 64, 144}
-    assert draws != [recipe(ROOT, "fusion-phi35-3b", "stage2").num_latents(step) for step in range(300)]
+    assert draws != [later.num_latents(step) for step in range(300)]
 
 
 @pytest.mark.parametrize("variant", ["tiny", "fusion-x-llama31-8b"])
