@@ -9,6 +9,9 @@ import polars as pl
 
 from fusion.errors import FusionError
 
+GREY, PRIOR = "grey picture", "question-only prior"
+"""The blind baselines, as they are named in the results."""
+
 
 class BenchmarkError(FusionError):
     """A benchmark is missing or does not hold what it should."""

@@ -8,15 +8,12 @@ import polars as pl
 import torch
 
 from fusion.data.folders import output_folder, write_json, write_parquet
-from fusion.evaluate.benchmark import Benchmark, BenchmarkError, load_benchmark
+from fusion.evaluate.benchmark import GREY, PRIOR, Benchmark, BenchmarkError, load_benchmark
 from fusion.evaluate.score import ClusterBootstrap, is_correct
 from fusion.evaluate.systems import CheckpointSystem, QuestionPrior
 from fusion.hashing import file_sha256
 from fusion.quiet import quiet_libraries
 from fusion.settings import STAGES, Settings, Variant
-
-PRIOR = "question-only prior"
-GREY = "grey picture"
 
 
 def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fusion.data.catalog import Catalog, Licence
+from fusion.evaluate.benchmark import GREY, PRIOR
 from fusion.publish.errors import PublishError
 from fusion.settings import STAGES, Settings
 
-GREY, PRIOR = "grey picture", "question-only prior"
 STAGE_TITLES = {"stage1": "Stage 1", "stage1_5": "Stage 1.5", "stage2": "Stage 2"}
 GROUP_TITLES = {"all": "All questions", "open": "Open questions", "yes_no": "Yes or no", "choice": "Multiple choice"}
 

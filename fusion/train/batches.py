@@ -19,7 +19,6 @@ class StepBatches:
     batches: list[FusionBatch | None]
     samples: int
     tokens: int
-    sample_ids: list[str]
 
 
 class RankBatches:
@@ -55,12 +54,10 @@ class RankBatches:
         lengths = self.manifest.lengths(self._image_tokens, self._recipe.num_latents(step))[rows]
         mine = spread(lengths, self._recipe.hardware.ranks, self._recipe.hardware.micro_batch)[self._rank]
         batches: list[FusionBatch | None] = []
-        ids: list[str] = []
         for positions in mine:
             samples = [self._encode(int(rows[position])) for position in positions]
-            ids += [self.manifest.row(int(rows[position]))["sample_id"] for position in positions]
             batches.append(self._processor.collate(samples) if samples else None)
-        return StepBatches(batches, len(rows), int(lengths.sum()), ids)
+        return StepBatches(batches, len(rows), int(lengths.sum()))
 
     def _encode(self, row: int) -> EncodedSample:
         record = self._reader.read(self.manifest.row(row))
