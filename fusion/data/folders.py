@@ -74,11 +74,6 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True, row_group_size=100_000)
 
 
-def write_json(value: Any, path: Path) -> None:
-    """Writes `value` as JSON with sorted keys, one space of indentation and a final newline."""
-    path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def read_json(path: Path, made_by: str) -> Any:
     """The JSON file at `path`; raises `DataError` naming the command `made_by` that writes it when it is not there."""
     try:

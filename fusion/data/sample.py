@@ -1,4 +1,4 @@
-"""A sample and where it comes from."""
+"""Messages of a conversation, and where a sample comes from."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -6,9 +6,6 @@ from typing import TypedDict
 # "from" is a Python keyword, hence the functional form.
 Message = TypedDict("Message", {"from": str, "value": str})
 """One message of a conversation in the published format; `from` is "human" or "gpt"."""
-
-IMAGE_MARKER = "<image>"
-"""Stands in a human message where the picture belongs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +21,3 @@ class SourceInfo:
     def sample_id(self) -> str:
         """`<dataset>/<source>/<row>`, the row padded to eight digits; one sample keeps it for ever."""
         return f"{self.dataset}/{self.source}/{self.row:08d}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One conversation, with the path of its picture relative to the source's image folder, or None."""
-
-    info: SourceInfo
-    image: str | None
-    conversations: tuple[Message, ...]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion.data.errors import DataError
-from fusion.data.folders import output_folder, write_json
+from fusion.data.folders import output_folder
 from fusion.data.validation.engine import run_suites
 from fusion.data.validation.suites import suites
 from fusion.data.validation.tables import Curated
+from fusion.files import write_json
 
 if TYPE_CHECKING:
     from fusion.data.catalog import Catalog

@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 import torch
 
-from fusion.data.folders import output_folder, write_json, write_parquet
+from fusion.data.folders import output_folder, write_parquet
 from fusion.evaluate.benchmark import GREY, PRIOR, Benchmark, BenchmarkError, load_benchmark
 from fusion.evaluate.score import ClusterBootstrap, is_correct
 from fusion.evaluate.systems import CheckpointSystem, QuestionPrior
+from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.quiet import quiet_libraries
 from fusion.settings import STAGES, Settings, Variant

@@ -1,15 +1,12 @@
-"""The content hash of a file or a folder, and JSON files that are never seen half written.
+"""The content hash of a file or a folder.
 
 All hashes are sha256: DVC's own MD5 is no evidence against tampering.
 """
 
 import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fusion.hashing import file_sha256
 from fusion.lineage.errors import LineageError
@@ -61,18 +58,3 @@ def files_below(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if name not in IGNORED_FOLDERS]
         for name in files:
             yield (Path(parent) / name).relative_to(folder).as_posix()
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Writes `document` for people and for git (sorted keys, indented), aside and then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(document, stream, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-            stream.write("\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -24,10 +24,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fusion.files import write_json
 from fusion.hashing import json_sha256
 from fusion.lineage.environment import environment, git_state, hardware
 from fusion.lineage.errors import LineageError
-from fusion.lineage.files import Hasher, write_json
+from fusion.lineage.files import Hasher
 from fusion.lineage.memory import PeakMemory
 from fusion.lineage.records import (
     DETERMINISTIC,
@@ -114,7 +115,7 @@ def _keep(root: Path, path: str, core: dict[str, Any], parents: dict[str, str | 
             return
     document: dict[str, Any] = {**core, "parents": parents}
     document["digest"] = json_sha256({name: document[name] for name in DETERMINISTIC})
-    write_json(root / path, {**document, "format": FORMAT, "run": run})
+    write_json({**document, "format": FORMAT, "run": run}, root / path)
 
 
 def _parent_digests(

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fusion.files import write_json
 from fusion.hashing import json_sha256
 from fusion.lineage.errors import LineageError
-from fusion.lineage.files import sha256_path, write_json
+from fusion.lineage.files import sha256_path
 
 SOURCES: tuple[str, ...] = ("dvc.yaml", "params.yaml", "data/pipeline.yaml", "data/catalog")
 """What the resolved stages depend on: when one of these changes, they are resolved anew."""
@@ -47,7 +48,7 @@ def resolve_stages(root: Path = Path(".")) -> dict[str, Stage]:
     stages = _ask_dvc(root)
     for old in cached.parent.glob("stages-*.json"):
         old.unlink(missing_ok=True)
-    write_json(cached, [asdict(stage) for stage in stages])
+    write_json([asdict(stage) for stage in stages], cached)
     return {stage.name: stage for stage in stages}
 
 

@@ -8,7 +8,8 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from fusion.data.folders import output_folder, write_json
+from fusion.data.folders import output_folder
+from fusion.files import write_json
 from fusion.model.checkpoints import load_checkpoint, save_checkpoint
 from fusion.quiet import quiet_libraries
 from fusion.settings import load_settings

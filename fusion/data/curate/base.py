@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,7 +37,6 @@ class Samples:
     weights: dict[str, int]
     benchmarks: list[str]
     frame: pl.DataFrame
-    draws: bool = field(default=False)
 
     def of(self, rule: str) -> list[str]:
         """The sources whose profile switches `rule` on, in order."""

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusion.data.errors import IngestError
-from fusion.data.folders import output_folder, write_json
+from fusion.data.folders import output_folder
 from fusion.data.ingest.embedded import write_published_layout
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.lock import LOCK, lock_images
@@ -25,6 +24,7 @@ from fusion.data.ingest.record import Reject, Row, read_row
 from fusion.data.ingest.sampling import chosen_rows, needs_count
 from fusion.data.ledger import write_ledger
 from fusion.data.sample import SourceInfo
+from fusion.files import write_json
 
 if TYPE_CHECKING:
     from fusion.data.catalog import Catalog
@@ -115,8 +115,3 @@ def _table(rows: list[tuple[int, Row]]) -> pa.Table:
         "conversations": [row.conversations for _, row in rows],
     }
     return pa.table(columns, schema=_SCHEMA)
-
-
-def read_samples(folder: Path) -> pl.LazyFrame:
-    """samples.parquet of an ingested source: row, key, image, conversations (list of {from, value})."""
-    return pl.scan_parquet(folder / SAMPLES)
