@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fusion.data.errors import DataError, NoSpaceError
 
@@ -84,11 +86,28 @@ def read_json(path: Path, made_by: str) -> Any:
         raise DataError(f"{path} is not valid JSON ({error}): run `{made_by}` again") from error
 
 
-def read_parquet(path: Path, made_by: str) -> pl.DataFrame:
-    """The table at `path`; raises `DataError` naming the command `made_by` that writes it when it is not there."""
+def read_parquet(path: Path, made_by: str, columns: list[str] | None = None) -> pl.DataFrame:
+    """The table at `path`, all of it or `columns`.
+
+    Raises:
+        DataError: it is missing or damaged; the message names the command `made_by` that writes it.
+    """
+    with readable(path, made_by):
+        return pl.read_parquet(path, columns=columns)
+
+
+def parquet_file(path: Path, made_by: str) -> pq.ParquetFile:
+    """The table at `path` opened to be read in batches; errors as of `read_parquet`."""
+    with readable(path, made_by):
+        return pq.ParquetFile(path)
+
+
+@contextmanager
+def readable(path: Path, made_by: str) -> Iterator[None]:
+    """Turns what goes wrong in reading the table at `path` into the error that `read_parquet` raises."""
     try:
-        return pl.read_parquet(path)
+        yield
     except FileNotFoundError:
         raise DataError(f"{path} is missing: run `{made_by}` first") from None
-    except pl.exceptions.ComputeError as error:
-        raise DataError(f"{path} cannot be read ({error}): run `{made_by}` again") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({str(error)[:300]}): run `{made_by}` again") from error

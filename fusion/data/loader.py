@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fusion.data.folders import read_parquet, readable
 from fusion.data.order import Rows
 from fusion.data.sample import Message
 from fusion.errors import FusionError
@@ -37,11 +38,18 @@ class Manifest:
     """The kept samples of a data set: `data/manifests/<dataset>/manifest.parquet`, columns as numpy arrays."""
 
     def __init__(self, path: Path, tokenizer: str) -> None:
-        """Reads the columns that training needs; raises `LoaderError` if the tokenizer was not counted."""
+        """Reads the columns that training needs.
+
+        Raises:
+            LoaderError: the manifest is missing or empty, or the tokenizer was not counted.
+            DataError: it is damaged.
+        """
         if not path.is_file():
             raise LoaderError(f"{path} is missing: run `dvc repro` (or `fusion curate`) for its data set first")
         tokens = f"text_tokens_{tokenizer}"
-        if tokens not in pl.scan_parquet(path).collect_schema().names():
+        with readable(path, "dvc repro"):
+            found = pl.scan_parquet(path).collect_schema().names()
+        if tokens not in found:
             raise LoaderError(
                 f"{path} has no column {tokens}: add the tokenizer `{tokenizer}` to the data set's catalog entry"
             )
@@ -57,7 +65,7 @@ class Manifest:
             "draws",
         ]
         self.sha256 = file_sha256(path)
-        self._frame = pl.read_parquet(path, columns=[*columns, tokens])
+        self._frame = read_parquet(path, "dvc repro", [*columns, tokens])
         self.draws: Rows = self._frame["draws"].to_numpy().astype(np.int64)
         self.turns: Rows = self._frame["turns"].to_numpy().astype(np.int64)
         self.text_tokens: Rows = self._frame[tokens].to_numpy().astype(np.int64)
@@ -89,15 +97,15 @@ class ShardReader:
         """The sample of a manifest row; raises `LoaderError` naming sample and shard when the bytes do not fit."""
         document = self._bytes(row, row["record_offset"], row["record_size"])
         try:
-            record = json.loads(document)
-        except ValueError as error:
+            conversations: list[Message] = json.loads(document)["conversations"]
+        except (KeyError, TypeError, ValueError) as error:
             raise LoaderError(
                 f"{row['sample_id']}: no JSON record at byte {row['record_offset']} of {row['shard']}"
             ) from error
         image = None
         if row["image_offset"] is not None:
             image = self._bytes(row, row["image_offset"], row["image_size"])
-        return Record(row["sample_id"], record["conversations"], image)
+        return Record(row["sample_id"], conversations, image)
 
     def _bytes(self, row: dict[str, Any], offset: int, size: int) -> bytes:
         data = os.pread(self._descriptor(row["shard"]), size, offset)

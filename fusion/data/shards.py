@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusion.data.errors import DataError
-from fusion.data.folders import output_folders, read_json
+from fusion.data.folders import output_folders, parquet_file, read_json
 from fusion.data.ingest import SAMPLES
 from fusion.data.ingest.lock import LOCK, locked_containers
 from fusion.data.ledger import write_ledger
@@ -77,8 +77,9 @@ def shard_source(settings: Settings, catalog: Catalog, dataset: str, source: str
     """
     entry = catalog.source(dataset, source)
     raw = root / "data/raw" / dataset / source
-    lock = read_json(raw / LOCK, f"fusion ingest {dataset} {source}")
-    samples = pq.ParquetFile(raw / SAMPLES)
+    made_by = f"fusion ingest {dataset} {source}"
+    lock = read_json(raw / LOCK, made_by)
+    samples = parquet_file(raw / SAMPLES, made_by)
     tokenizers = catalog.dataset(dataset).tokenizers
     task = Task(
         dataset=dataset,

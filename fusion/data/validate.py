@@ -1,11 +1,15 @@
 """The gate after curation: a critical expectation that fails stops the pipeline; warnings are only reported.
 
 `data/validation/<dataset>/`: validation.json, and validation.html, which opens offline. Training depends on them.
+Keys of validation.json that others may rely on: `status`, "passed" or "failed", where only "passed" lets training
+start; `manifest_sha256`, of the manifest.parquet that was looked at; `passed`, `warnings` and `failed`, counts of
+expectations; `results`, one entry an expectation.
 Source: design "From source to batch", item 4.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,20 +36,28 @@ def validate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: P
         ValidationError: a critical expectation failed; what was found is left in `runs/validation/<dataset>/`.
         DataError: the data set was not curated.
     """
-    curated = Curated(root, dataset, catalog.dataset(dataset))
+    entry = catalog.dataset(dataset)
+    # An older result says nothing about the manifest of now. It goes first, so that however this ends, no pass is left
+    # of which somebody could think that it is this one.
+    outputs, findings = root / "data/validation" / dataset, root / "runs/validation" / dataset
+    for folder in (outputs, findings):
+        if folder.exists():
+            shutil.rmtree(folder)
+    curated = Curated(root, dataset, entry)
     results = run_suites(suites(curated))
     failed = [result for result in results if not result["success"] and result["severity"] == "critical"]
     warned = [result for result in results if not result["success"] and result["severity"] != "critical"]
     document = {
         "dataset": dataset,
         "failed": len(failed),
+        "manifest_sha256": curated.manifest_sha256,
         "passed": len(results) - len(failed) - len(warned),
         "results": results,
         "status": "failed" if failed else "passed",
         "warnings": len(warned),
     }
     # A failed stage leaves no output, so that nothing can go on from it; the findings are kept beside.
-    target = root / ("runs/validation" if failed else "data/validation") / dataset
+    target = findings if failed else outputs
     with output_folder(target) as folder:
         write_json(document, folder / "validation.json")
         (folder / "validation.html").write_text(_page(document, curated.summary), encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fusion.data.errors import DataError
 from fusion.data.loader import LoaderError, Manifest, ShardReader
 
 CONVERSATION = [{"from": "human", "value": "<image>\nwhat is this?"}, {"from": "gpt", "value": "a dot"}]
@@ -69,6 +70,18 @@ def test_overwritten_shard_is_named(tmp_path: Path) -> None:
     shard.write_bytes(bytes(len(shard.read_bytes())))
     with pytest.raises(LoaderError, match="set/source/0: no JSON record"):
         ShardReader(tmp_path).read(manifest.row(0))
+
+
+def test_damaged_manifest_and_foreign_record_are_named(tmp_path: Path) -> None:
+    path = write_shard(tmp_path, 3)
+    manifest = Manifest(path, "tiny")
+    shard = tmp_path / "shards" / "000000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b'"conversations"', b'"conversation_"'))
+    with pytest.raises(LoaderError, match="set/source/0: no JSON record"):
+        ShardReader(tmp_path).read(manifest.row(0))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"manifest\.parquet cannot be read .*: run `dvc repro` again"):
+        Manifest(path, "tiny")
 
 
 def test_missing_shard_and_manifest_say_how_to_get_them(tmp_path: Path) -> None:

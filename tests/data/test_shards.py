@@ -1,4 +1,4 @@
-"""Shards and index: deterministic, readable by offset and by the webdataset library; bad pictures are named."""
+"""Shards and index: deterministic, readable by offset; bad pictures are named."""
 
 import hashlib
 import json
@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from fusion.data import workers
-from fusion.data.errors import NoSpaceError
+from fusion.data.errors import DataError, NoSpaceError
 from fusion.data.folders import full_disk_named, output_folder
+from fusion.data.shards import shard_source
 from fusion.data.tars import TarWriter
 from fusion.hashing import file_sha256
 from tests.data.workshop import DATASET, Workshop, picture, sample, talk
@@ -109,18 +110,6 @@ def test_shards_have_the_size_asked_for(workshop: Workshop):
             assert all((member.mtime, member.uid, member.gid) == (0, 0, 0) for member in tar.getmembers())
 
 
-def test_the_webdataset_library_reads_the_shards(workshop: Workshop):
-    import webdataset
-
-    _add_sound(workshop)
-    index = workshop.shard("s")
-    samples = list(webdataset.WebDataset(str(workshop.folder / index["shard"][0]), shardshuffle=False).decode("rgb8"))
-    assert [item["__key__"] for item in samples] == [f"{row:08d}" for row in index["row"]]
-    assert samples[0]["json"]["conversations"][1]["value"] == "object number 0"
-    assert samples[0]["png"].shape == (40, 48, 3)
-    assert "png" not in samples[-1]
-
-
 def test_long_and_foreign_member_names_survive(tmp_path: Path):
     names = ["a.png", "ordner/" + "ü" * 80 + ".png", "x" * 300]
     with TarWriter(tmp_path / "t.tar") as writer:
@@ -150,6 +139,15 @@ def test_a_full_disk_is_named_and_the_old_output_stays(tmp_path: Path):
 def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path: Path):
     with pytest.raises(FileNotFoundError), full_disk_named(tmp_path):
         (tmp_path / "no" / "folder").write_text("x")
+
+
+def test_damaged_samples_of_an_earlier_stage_are_named(workshop: Workshop):
+    _add_sound(workshop)
+    workshop.ingest("s")
+    path = workshop.folder / "data/raw" / DATASET / "s/samples.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match=rf"samples\.parquet cannot be read .*: run `fusion ingest {DATASET} s` again"):
+        shard_source(workshop.settings, workshop.catalog, dataset=DATASET, source="s", root=workshop.folder)
 
 
 def test_data_stages_start_without_the_heavy_libraries():

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fusion.data.errors import DataError
 from fusion.data.validate import ValidationError, validate_dataset
 from fusion.hashing import file_sha256
 from tests.data.workshop import DATASET, Workshop, picture, sample
@@ -82,6 +83,25 @@ def test_damage_stops_the_pipeline(curated: Workshop, damage: Callable[[Path], N
     assert not (curated.folder / "data/validation").exists()
     document = json.loads((curated.folder / "runs/validation" / DATASET / "validation.json").read_text())
     assert document["status"] == "failed" and document["failed"] >= 1
+
+
+def test_no_old_pass_outlives_a_later_failure(curated: Workshop):
+    folder, findings = (curated.folder / part / "validation" / DATASET for part in ("data", "runs"))
+    manifest = curated.folder / "data/manifests" / DATASET / "manifest.parquet"
+    sound = manifest.read_bytes()
+    folder.mkdir(parents=True)
+    (folder / "validation.json").write_text('{"status": "passed"}')
+    _on_manifest(lambda table: table.head(1))(manifest.parent)
+    with pytest.raises(ValidationError):
+        _validate(curated)
+    assert findings.is_dir() and not folder.exists()
+    manifest.write_bytes(sound)
+    assert _validate(curated)["manifest_sha256"] == file_sha256(manifest)
+    assert folder.is_dir() and not findings.exists()
+    manifest.write_bytes(sound[:-10])
+    with pytest.raises(DataError, match=r"manifest\.parquet cannot be read .*: run `fusion curate"):
+        _validate(curated)
+    assert not folder.exists()
 
 
 def test_bounds_of_the_catalog_hold(curated: Workshop):

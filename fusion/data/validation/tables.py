@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from fusion.data.folders import read_json, read_parquet
+from fusion.data.folders import parquet_file, read_json, read_parquet, readable
 from fusion.data.shards import index_schema
+from fusion.hashing import file_sha256
 
 if TYPE_CHECKING:
     from fusion.data.catalog import Dataset
@@ -43,11 +43,13 @@ class Curated:
         self._made_by = f"fusion curate {name}"
         self.summary: dict[str, Any] = read_json(self._folder / "summary.json", self._made_by)
         self.ledger = read_parquet(self._folder / "ledger.parquet", self._made_by)
-        read_parquet(self._folder / "manifest.parquet", self._made_by).clear()
+        self._path = self._folder / "manifest.parquet"
+        self._columns = parquet_file(self._path, self._made_by).schema_arrow
+        self.manifest_sha256 = file_sha256(self._path)
 
     def schema(self) -> pl.DataFrame:
         """One row a column of the manifest: `column`, `type`, `expected`; a missing or unknown one is "none"."""
-        found = {field.name: str(field.type) for field in pq.read_schema(self._folder / "manifest.parquet")}
+        found = {field.name: str(field.type) for field in self._columns}
         wanted: dict[str, str] = {}
         for field in [*index_schema(sorted(self.entry.tokenizers)), pa.field("draws", pa.int32())]:
             if field.name != "structure":
@@ -57,6 +59,10 @@ class Curated:
         return pl.DataFrame(
             {"column": names, "type": types, "expected": [_plain_type(wanted.get(name, "none")) for name in names]}
         )
+
+    def _collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        with readable(self._path, self._made_by):
+            return frame.collect()
 
     def source(self, name: str) -> pl.DataFrame:
         """The manifest rows of one source; `image`: whether the columns of its picture are all there, none, or some."""
@@ -82,12 +88,12 @@ class Curated:
             "height",
         ]
         labels = ["category", "licence_declared", "licence_verified"]
-        manifest = pl.scan_parquet(self._folder / "manifest.parquet").filter(pl.col("source") == name)
-        return manifest.select(*columns, *tokens, *labels, image=image).collect()
+        manifest = pl.scan_parquet(self._path).filter(pl.col("source") == name)
+        return self._collect(manifest.select(*columns, *tokens, *labels, image=image))
 
     def totals(self) -> pl.DataFrame:
         """One row a source: its numbers in the summary, the manifest and the ledger, and their differences."""
-        manifest = pl.scan_parquet(self._folder / "manifest.parquet").group_by("source").len().collect()
+        manifest = self._collect(pl.scan_parquet(self._path).group_by("source").len())
         rows, logged = dict(manifest.iter_rows()), dict(self.ledger.group_by("source").len().iter_rows())
         table = []
         for name in [*self.entry.sources, *sorted(set(self.summary["sources"]) - set(self.entry.sources))]:
@@ -111,13 +117,10 @@ class Curated:
 
     def whole(self) -> pl.DataFrame:
         """One row for the data set."""
-        manifest = pl.scan_parquet(self._folder / "manifest.parquet").select("sample_id")
-        both = (
-            manifest.join(self.ledger.lazy().select("sample_id"), on="sample_id", how="semi")
-            .select(pl.len())
-            .collect()
-            .item()
-        )
+        manifest = pl.scan_parquet(self._path).select("sample_id")
+        both = self._collect(
+            manifest.join(self.ledger.lazy().select("sample_id"), on="sample_id", how="semi").select(pl.len())
+        ).item()
         facts = self.summary
         return pl.DataFrame(
             {
