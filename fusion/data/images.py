@@ -1,8 +1,13 @@
 """Pictures read where they lie: in folders, or in tar and zip archives without unpacking them."""
 
+import errno
+import lzma
 import os
+import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -14,12 +19,29 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """Archives from which it cannot: every read would decompress all that comes before."""
 
 
-class MissingImageError(LookupError):
-    """No folder or archive of the source holds the picture."""
+# What the archive libraries raise for damage, depending on where it is: in a header, in packed data, at a cut.
+_DAMAGE = (
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
-class TooLargeError(ValueError):
-    """The file is larger than a picture may be."""
+class ImageError(Exception):
+    """A picture cannot be read; `reason` is its code in the ledger."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
@@ -50,6 +72,23 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
     return found
 
 
+def file_size(path: Path) -> int | None:
+    """Bytes of the file at `path`; None where there is no ordinary file.
+
+    Raises:
+        OSError: the system cannot say, for example because the name is longer than it allows.
+    """
+    try:
+        facts = path.stat()
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    except ValueError:
+        return None  # a name with a NUL byte
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+
+
 class ImageStore:
     """All pictures of a source by their path relative to the image folder.
 
@@ -58,7 +97,11 @@ class ImageStore:
     """
 
     def __init__(self, containers: list[Path], max_bytes: int) -> None:
-        """`max_bytes`: a larger file raises `TooLargeError` instead of being read."""
+        """`max_bytes`: a larger file is an `ImageError` instead of being read.
+
+        Raises:
+            DataError: an archive cannot be opened, or its list of members is damaged.
+        """
         self._folders = [path.resolve() for path in containers if path.is_dir()]
         self._archives = [_open_archive(path) for path in containers if path.is_file()]
         self._max_bytes = max_bytes
@@ -67,26 +110,45 @@ class ImageStore:
         """The bytes of the picture `image`.
 
         Raises:
-            MissingImageError: nothing holds it, or only outside the image folder (through a link).
-            TooLargeError: the file is too large.
+            ImageError: with one of the reasons missing-image (nothing holds it, or only outside the image folder,
+                through a link), image-name-too-long (for a file, and no archive holds it), file-too-large,
+                unreadable-image (the system refuses), damaged-archive-member, encrypted-archive-member,
+                unsupported-compression, out-of-memory.
         """
+        too_long: OSError | None = None
         for folder in self._folders:
-            path = folder / image
-            if path.is_file():
-                if not path.resolve().is_relative_to(folder):
-                    raise MissingImageError(f"{image} is a link that leaves the image folder")
-                self._check_size(image, path.stat().st_size)
-                return path.read_bytes()
+            try:
+                data = self._read_file(folder, image)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise ImageError("unreadable-image", f"{image}: {error.strerror or error}") from error
+                too_long = error
+            else:
+                if data is not None:
+                    return data
         for archive in self._archives:
             for name in (image, f"images/{image}", image.removeprefix(f"{archive.stem}/")):
                 if name in archive.members:
                     self._check_size(image, archive.size(name))
                     return archive.read(name)
-        raise MissingImageError(f"{image} is in no image folder or archive of the source")
+        if too_long is not None:
+            raise ImageError("image-name-too-long", f"no file can have a name of {len(image.encode())} bytes: {image}")
+        raise ImageError("missing-image", f"{image} is in no image folder or archive of the source")
+
+    def _read_file(self, folder: Path, image: str) -> bytes | None:
+        path = folder / image
+        size = file_size(path)
+        if size is None:
+            return None
+        if not path.resolve().is_relative_to(folder):
+            raise ImageError("missing-image", f"{image} is a link that leaves the image folder")
+        self._check_size(image, size)
+        return path.read_bytes()
 
     def _check_size(self, image: str, size: int) -> None:
         if size > self._max_bytes:
-            raise TooLargeError(f"{image} has {size} bytes, more than the {self._max_bytes} a picture may have")
+            told = f"{image} has {size} bytes, more than the {self._max_bytes} a picture may have"
+            raise ImageError("file-too-large", told)
 
     def close(self) -> None:
         """Closes the archives."""
@@ -101,19 +163,27 @@ class _Tar:
         self._file: IO[bytes] = path.open("rb")
         try:
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
+                before = -1
                 while (member := tar.next()) is not None:
+                    if tar.offset <= before:
+                        raise tarfile.ReadError(f"the header at byte {member.offset} points backwards")
+                    before = tar.offset
                     if member.isreg():
                         self.members[member.name.removeprefix("./")] = (member.offset_data, member.size)
                     tar.members = []  # type: ignore[attr-defined]  # the library would keep every header in memory
-        except tarfile.TarError as error:
-            raise DataError(f"{path} cannot be read as a tar archive: {error}") from error
+        except BaseException:
+            self._file.close()
+            raise
 
     def size(self, name: str) -> int:
         return self.members[name][1]
 
     def read(self, name: str) -> bytes:
         offset, size = self.members[name]
-        return os.pread(self._file.fileno(), size, offset)
+        try:
+            return os.pread(self._file.fileno(), size, offset)
+        except (OSError, OverflowError, ValueError) as error:
+            raise ImageError("damaged-archive-member", f"{name}: {error}") from error
 
     def close(self) -> None:
         self._file.close()
@@ -122,24 +192,38 @@ class _Tar:
 class _Zip:
     def __init__(self, path: Path) -> None:
         self.stem = path.stem
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{path} cannot be read as a zip archive: {error}") from error
+        self._zip = zipfile.ZipFile(path)
         self.members = {item.filename.removeprefix("./"): item for item in self._zip.infolist() if not item.is_dir()}
 
     def size(self, name: str) -> int:
         return self.members[name].file_size
 
     def read(self, name: str) -> bytes:
+        member = self.members[name]
+        if member.flag_bits & _ENCRYPTED:
+            raise ImageError("encrypted-archive-member", f"{name} needs a password")
         try:
-            return self._zip.read(self.members[name])
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise MissingImageError(f"{name} cannot be read from its archive: {error}") from error
+            return self._zip.read(member)
+        except NotImplementedError as error:
+            told = f"{name} is packed by method {member.compress_type}: {error}"
+            raise ImageError("unsupported-compression", told) from error
+        except MemoryError as error:
+            raise ImageError("out-of-memory", f"{name} cannot be unpacked with the memory there is") from error
+        except _DAMAGE as error:
+            raise ImageError("damaged-archive-member", f"{name}: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         self._zip.close()
 
 
+_ENCRYPTED = 0x1
+"""Bit 0 of a zip member's flags."""
+
+
 def _open_archive(path: Path) -> "_Tar | _Zip":
-    return _Zip(path) if path.name.endswith(".zip") else _Tar(path)
+    kind = "zip" if path.name.endswith(".zip") else "tar"
+    try:
+        return _Zip(path) if kind == "zip" else _Tar(path)
+    except (*_DAMAGE, MemoryError) as error:
+        told = str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as a {kind} archive: {told}. Get the file again") from error

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pdqhash
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fusion.data.ingest.record import Reject
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff"}
 """The formats that are accepted, and how their files are named in a shard."""
+_BYTE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+MODES = _BYTE_MODES | {"I", "I;16", "I;16L", "I;16B", "I;16N"}
+"""Pillow's pixel modes that training can read; the others (floating point) have no defined range of values."""
+_ORIENTATION = 0x0112
+"""The tag of EXIF that says how to turn a picture upright."""
 _HASHED_SIDE = 512
 """Pixels. PDQ works on 64 x 64 pixels inside; a larger picture is first made smaller, which bounds its cost."""
 
@@ -41,11 +46,20 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
     try:
         with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
             width, height = image.size
+            if width < 1 or height < 1:
+                return Reject("corrupt-image", f"{width} x {height} pixels")
             if width * height > max_pixels:
                 return Reject("too-many-pixels", f"{width} x {height} pixels, limit {max_pixels}")
-            extension = EXTENSIONS[image.format or ""]
+            # Many cameras put a second picture behind the first of a JPEG; Pillow calls that MPO.
+            extension = EXTENSIONS["JPEG" if image.format == "MPO" else image.format or ""]
             image.load()
+            if image.mode not in MODES:
+                return Reject("unsupported-mode", f"pixels of mode {image.mode} have no defined range of values")
             pixels = image.convert("RGB")
+            if (fault := _metadata_fault(image)) is not None:
+                return Reject("corrupt-metadata", f"{type(fault).__name__}: {fault}")
+    except MemoryError:
+        return Reject("out-of-memory", f"{len(data)} bytes that cannot be decoded with the memory there is")
     except Exception as error:  # decoders raise whatever their libraries do; each means the same here
         reason = "truncated-image" if "truncated" in str(error).lower() else "corrupt-image"
         return Reject(reason, f"{type(error).__name__}: {error}; {len(data)} bytes starting {data[:8].hex()}")
@@ -62,6 +76,24 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
         contrast=_contrast(pixels),
         colours=pixels.resize((4, 4), Image.Resampling.BOX).tobytes(),
     )
+
+
+def _metadata_fault(image: Image.Image) -> Exception | None:
+    """What goes wrong with the parts of a decoded picture that training uses beside its pixels, or None.
+
+    Training turns a picture upright as its EXIF says, takes the first frame, and looks through transparent pixels.
+    """
+    try:
+        if getattr(image, "is_animated", False):
+            image.seek(0)
+            image.load()
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if "transparency" in image.info:
+            image.convert("RGBA")
+    except Exception as error:  # as above
+        return error
+    return None
 
 
 def _contrast(pixels: Image.Image) -> float:

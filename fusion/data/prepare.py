@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from fusion.data.images import ImageStore, MissingImageError, TooLargeError
+from fusion.data.images import ImageError, ImageStore
 from fusion.data.ingest.record import Reject
 from fusion.data.pixels import Measured, measure
 from fusion.data.sample import Message, SourceInfo
@@ -92,12 +92,8 @@ class Preparer:
         if self._last is None or self._last[0] != image:
             try:
                 picture = self._store.read(image)
-            except MissingImageError as error:
-                self._last = (image, None, Reject("missing-image", str(error)))
-            except TooLargeError as error:
-                self._last = (image, None, Reject("file-too-large", str(error)))
-            except OSError as error:
-                self._last = (image, None, Reject("unreadable-image", f"{image}: {error.strerror or error}"))
+            except ImageError as error:
+                self._last = (image, None, Reject(error.reason, str(error)))
             else:
                 self._last = (image, picture, measure(picture, self._task.max_image_pixels))
         return self._last[1], self._last[2]

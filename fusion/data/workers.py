@@ -16,7 +16,7 @@ _WORTH_PROCESSES = 3000
 """Samples. Below, starting processes takes longer than the work."""
 
 Result = Prepared | tuple[int, Reject]
-_preparer: Preparer | None = None
+_preparer: Preparer | DataError | None = None
 
 
 def prepare_all(task: Task, rows: Iterator[RawRow], count: int, workers: int) -> Iterator[Result]:
@@ -58,10 +58,16 @@ def _result(task: Task, chunk: list[RawRow], future: "Future[list[Result]]") -> 
 
 def _start(task: Task) -> None:
     global _preparer
-    _preparer = Preparer(task)
+    try:
+        _preparer = Preparer(task)
+    except DataError as error:
+        # Raised from here it would look like a worker that died; the first piece of work says what it is.
+        _preparer = error
 
 
 def _work(chunk: list[RawRow]) -> list[Result]:
+    if isinstance(_preparer, DataError):
+        raise _preparer
     if _preparer is None:
         raise RuntimeError("the worker was not started")
     return _preparer.prepare(chunk)

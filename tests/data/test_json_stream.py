@@ -77,3 +77,10 @@ def test_a_mark_at_the_start_is_no_fault(tmp_path: Path):
     assert list(json_stream.read_records(tmp_path / "bom.json")) == [{"a": 1}]
     (tmp_path / "empty.json").write_bytes(b"[]")
     assert list(json_stream.read_records(tmp_path / "empty.json")) == []
+
+
+def test_a_number_that_python_does_not_read_says_where(tmp_path: Path):
+    file = tmp_path / "a.json"
+    file.write_text('[{"id": 1},\n{"id": ' + "1" * 5000 + "}]")
+    with pytest.raises(IngestError, match="more than 4300 digits, line 2, byte 12"):
+        list(json_stream.read_records(file))

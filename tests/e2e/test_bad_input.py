@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import polars as pl
@@ -87,6 +88,37 @@ def test_unreadable_samples_land_in_the_ledger(project: Project, tmp_path: Path)
     assert sorted(ledger["sample_id"]) == [f"mine/web/{row:08d}" for row in range(1, 5)]
     assert ledger["reason"].n_unique() == 4
     assert all(ledger["evidence"].str.len_chars() > 0)
+
+
+def test_damaged_archives_and_impossible_names_land_in_the_ledger(project: Project, tmp_path: Path) -> None:
+    images = tmp_path / "mine" / "images"
+    with zipfile.ZipFile(images / "pictures.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("good.png", "damaged.png"):
+            archive.writestr(name, picture())
+        damaged = archive.getinfo("damaged.png")
+    data = bytearray((images / "pictures.zip").read_bytes())
+    start = damaged.header_offset + 30 + len(damaged.filename)
+    data[start : start + damaged.compress_size] = bytes([0xFF]) * damaged.compress_size
+    (images / "pictures.zip").write_bytes(data)
+    names = ["good.png", "damaged.png", "x" * 300 + ".png", "nul\0.png"]
+    samples = [{"image": name, "conversations": [QUESTION, ANSWER]} for name in names]
+    (tmp_path / "mine" / "web.json").write_text(json.dumps(samples), encoding="utf-8")
+    for command in (("ingest", "mine", "web"), ("shard", "mine", "web"), ("curate", "mine")):
+        assert not project.run("fusion", *command).stderr
+    ledger = pl.read_parquet(project.root / "data/manifests/mine/ledger.parquet")
+    assert dict(ledger.select("sample_id", "reason").iter_rows()) == {
+        "mine/web/00000001": "damaged-archive-member",
+        "mine/web/00000002": "image-name-too-long",
+        "mine/web/00000003": "bad-image-path",
+    }
+
+
+def test_folders_of_a_source_that_left_the_catalog_are_named_before_anything_runs(project: Project) -> None:
+    for part in ("raw", "index", "shards"):
+        (project.root / "data" / part / "mine" / "gone").mkdir(parents=True)
+    named = [f"data/{part}/mine/gone" for part in ("raw", "index", "shards")]
+    assert_clear(project.run("fusion", "settings", "--write", check=False), "rm -r", *named)
+    assert_clear(project.run("fusion", "curate", "mine", check=False), "rm -r", *named)
 
 
 def test_malformed_json_is_named_with_its_place(project: Project, tmp_path: Path) -> None:

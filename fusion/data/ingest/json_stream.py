@@ -88,6 +88,9 @@ class _Stream:
                     raise self._broken(error.msg, error.pos) from None
             except RecursionError:
                 raise self._broken("values are nested too deeply", self._at) from None
+            except ValueError:
+                # Python turns no longer text into a number; no annotation needs one.
+                raise self._broken("a number has more than 4300 digits", self._at) from None
             else:
                 # A number at the window's end may go on; objects, arrays and strings are closed.
                 if end < len(self._text) or self._ended:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion.data.errors import DataError
-from fusion.data.images import find_containers
+from fusion.data.images import file_size, find_containers
 from fusion.data.ingest.origin import Layout, PublishedOrigin
 from fusion.hashing import file_sha256
 
@@ -33,9 +33,11 @@ def lock_images(layout: Layout, used: Callable[[], Iterable[str]]) -> dict[str, 
 def _listing(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     digest, files, total = hashlib.sha256(), 0, 0
     for name in names:
-        file = folder / name
-        if file.is_file():
-            size = file.stat().st_size
+        try:
+            size = file_size(folder / name)
+        except OSError:
+            continue  # sharding rejects this picture with what the system says
+        if size is not None:
             digest.update(f"{size} {name}\n".encode())
             files, total = files + 1, total + size
     return {"bytes": total, "files": files, "sha256": digest.hexdigest()}

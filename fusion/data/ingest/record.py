@@ -60,7 +60,7 @@ def _image(value: Any) -> str | Reject | None:
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
         return Reject("path-outside", f"{ascii(value)[:200]} leaves the image folder")
-    return "/".join(part for part in parts if part != ".")
+    return "/".join(parts) or Reject("bad-image-path", f"{ascii(value)[:200]} names no file")
 
 
 def _encodable(row: Row) -> Reject | None:

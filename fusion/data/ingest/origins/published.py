@@ -44,12 +44,12 @@ class Published(PublishedOrigin):
                 "data/catalog/, or download the repository and give its folder in params.yaml (data.roots)"
             )
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         patterns = [self.file, *(pattern for name in self.images for pattern in (name, f"{name}/**"))]
         try:
             base = snapshot_download(self.repo, repo_type="dataset", revision=self.revision, allow_patterns=patterns)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise IngestError(f"{self.repo}@{self.revision} cannot be downloaded: {error}") from error
         if not (Path(base) / self.file).is_file():
             raise IngestError(f"{self.repo}@{self.revision} has no file {self.file}")
