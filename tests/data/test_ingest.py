@@ -1,10 +1,13 @@
 """Ingest: every form of the published layout reads the same; what cannot be used is named; choices are seeded."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fusion.data.errors import DataError, IngestError
 from fusion.data.ingest.sampling import chosen_rows
@@ -112,6 +115,23 @@ def test_the_lock_names_archives_by_content(workshop: Workshop):
 def test_sampling_takes_the_rows_it_names(workshop: Workshop, sampling: str, rows: list[int]):
     workshop.add("s", [{"conversations": talk("q?", "a")}] * 10, sampling=sampling)
     assert workshop.ingest("s")["row"].to_list() == rows
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 500), percent=st.decimals("0.01", "100", places=2))
+def test_a_share_of_a_source_is_never_nothing_and_never_far_off(count: int, percent: Decimal):
+    mask = chosen_rows(f"{percent}%", count, 1, "a")
+    assert isinstance(mask, np.ndarray)
+    assert mask.sum() >= 1
+    assert abs(mask.sum() - count * float(percent) / 100) < 1
+
+
+def test_a_share_that_rounds_to_no_row_takes_one_and_none_is_refused(workshop: Workshop):
+    workshop.add("s", [{"conversations": talk("q?", "a")}] * 10, sampling="1%")
+    assert len(workshop.ingest("s")) == 1
+    workshop.sources["s"]["sampling"] = "0%"
+    with pytest.raises(IngestError, match=f"{DATASET}/s: sampling 0% takes no row"):
+        workshop.ingest("s")
 
 
 def test_random_sampling_follows_from_seed_and_name_alone():

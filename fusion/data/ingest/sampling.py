@@ -1,9 +1,14 @@
-"""Which rows of an annotation file are used: all, first:N, end:N, random:N or N%, as published per file."""
+"""Which rows of an annotation file are used: all, first:N, end:N, random:N or N%, as published per file.
+
+N% is rounded to whole rows, and to one row where it would be none: a source that the catalog names gives something.
+"""
 
 import hashlib
 
 import numpy as np
 import numpy.typing as npt
+
+from fusion.data.errors import IngestError
 
 
 def needs_count(strategy: str) -> bool:
@@ -21,6 +26,9 @@ def chosen_rows(strategy: str, count: int | None, seed: int, name: str) -> npt.N
 
     Returns:
         None = all rows; an int = that many from the start; else a mask [count].
+
+    Raises:
+        IngestError: the strategy takes no row of any file (0%).
     """
     if strategy == "all":
         return None
@@ -33,7 +41,12 @@ def chosen_rows(strategy: str, count: int | None, seed: int, name: str) -> npt.N
     if strategy.startswith("random:"):
         wanted = int(strategy.removeprefix("random:"))
     else:
-        wanted = round(count * float(strategy.removesuffix("%")) / 100)
+        share = float(strategy.removesuffix("%")) / 100
+        if not share:
+            raise IngestError(
+                f"{name}: sampling {strategy} takes no row: write more, or take the source out of data/catalog/"
+            )
+        wanted = max(1, round(count * share))
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
     mask = np.zeros(count, dtype=np.bool_)
