@@ -75,8 +75,9 @@ def _recorded() -> Any:
 def settings(
     write: Annotated[bool, typer.Option("--write", help="Bring data/pipeline.yaml up to date.")] = False,
 ) -> None:
-    """Check params.yaml and the catalog, and that data/pipeline.yaml fits them."""
+    """Check params.yaml and the catalog, and that data/pipeline.yaml and what lies in data/ fit them."""
     from fusion.data.catalog import load_catalog
+    from fusion.data.leftovers import check_leftovers
     from fusion.selection import check_pipeline, write_pipeline
 
     checked = load_settings()
@@ -86,6 +87,7 @@ def settings(
         print("data/pipeline.yaml " + ("was brought up to date" if changed else "is up to date"))
     else:
         check_pipeline(checked, catalog)
+    check_leftovers(catalog, catalog.datasets)
 
 
 @app.command()

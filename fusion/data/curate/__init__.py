@@ -16,6 +16,7 @@ from fusion.data.errors import DataError
 from fusion.data.folders import output_folder, read_parquet, write_parquet
 from fusion.data.ledger import EVIDENCE_CHARS
 from fusion.data.ledger import SCHEMA as LEDGER
+from fusion.data.leftovers import check_leftovers
 from fusion.files import write_json
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ def curate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: Pat
 
     Raises:
         DataError: a source was not sharded, a benchmark was not built, a block or profile does not exist, or the
-            numbers do not add up.
+            numbers do not add up; or folders are left of sources or benchmarks that the catalog does not name.
     """
     entry = catalog.dataset(dataset)
+    check_leftovers(catalog, [dataset], root)
     profiles = {name: _profile(settings, dataset, name, source.profile) for name, source in entry.sources.items()}
     indexes, before = [], []
     for source in entry.sources:
