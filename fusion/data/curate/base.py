@@ -3,8 +3,6 @@
 A block says which samples are dropped and why; counting, writing and taking them out is done for it.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +12,9 @@ from typing import ClassVar
 import polars as pl
 
 from fusion.data.errors import DataError
+from fusion.data.folders import readable
 from fusion.data.ingest import SAMPLES
+from fusion.data.kinds import find_classes
 from fusion.settings import CurationProfile
 
 AT = "at"
@@ -69,11 +69,14 @@ class Samples:
         """The messages of `sources` in bounded batches: `at`, `source`, `turn` (0-based message), `role`, `value`."""
         for source in sources:
             kept = self.frame.lazy().filter(pl.col("source") == source).select(AT, "source", "row").collect()
-            raw = pl.scan_parquet(self.root / "data/raw" / self.dataset / source / SAMPLES).select(
-                "row", "conversations"
-            )
+            path = self.root / "data/raw" / self.dataset / source / SAMPLES
+            raw = pl.scan_parquet(path).select("row", "conversations")
             start = 0
-            while len(batch := raw.slice(start, _BATCH).collect()):
+            while True:
+                with readable(path, f"fusion ingest {self.dataset} {source}"):
+                    batch = raw.slice(start, _BATCH).collect()
+                if batch.is_empty():
+                    break
                 start += _BATCH
                 joined = kept.join(batch, on="row", how="inner", maintain_order="left")
                 turns = joined.with_columns(turn=pl.int_ranges(0, pl.col("conversations").list.len()))
@@ -108,12 +111,7 @@ def first_reason(frame: pl.DataFrame, rules: list[tuple[str, pl.Expr, pl.Expr]])
 
 def load_blocks(names: list[str]) -> list[Block]:
     """The blocks `names` (params.yaml, curation.blocks); raises `DataError` naming the known ones."""
-    package = importlib.import_module("fusion.data.curate.blocks")
-    known: dict[str, type[Block]] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        for value in vars(importlib.import_module(f"{package.__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Block) and "name" in vars(value):
-                known[value.name] = value
+    known: dict[str, type[Block]] = find_classes("fusion.data.curate.blocks", Block, "name")
     for name in names:
         if name not in known:
             raise DataError(

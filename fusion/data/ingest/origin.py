@@ -4,7 +4,6 @@ A kind is a class whose fields are the keys of a catalog entry's `origin`; it is
 """
 
 import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fusion.data.kinds import find_classes
 from fusion.data.sample import Message
 
 ORIGINS = "fusion.data.ingest.origins"
@@ -100,13 +100,7 @@ class BenchmarkOrigin(Origin):
 @cache
 def kinds() -> dict[str, type[Origin]]:
     """All kinds by name."""
-    package = importlib.import_module(ORIGINS)
-    found: dict[str, type[Origin]] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        for value in vars(importlib.import_module(f"{package.__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Origin) and "kind" in vars(value):
-                found[value.kind] = value
-    return found
+    return find_classes(ORIGINS, Origin, "kind")
 
 
 def parse_origin(value: Any) -> Origin:
