@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fusion.data.catalog import Catalog
+from fusion.data.ingest.origin import EmbeddedOrigin, Origin, PublishedOrigin
 from fusion.errors import FusionError
 from fusion.settings import STAGES, Settings
 
@@ -39,12 +40,18 @@ def select(settings: Settings, catalog: Catalog) -> dict[str, Any]:
                     "code": facts.origin.code(),
                     "dataset": dataset,
                     "input": facts.origin.input,
+                    "layout": _layout(facts.origin),
                     "source": source,
                 }
             for benchmark in [*entry.contamination, *variant.evaluation.benchmarks]:
                 benchmarks[benchmark] = _benchmark(catalog, benchmark)
     # `builds`, not `variants`: DVC merges params.yaml into its variables, where that name is taken.
     return {"benchmarks": benchmarks, "builds": variants, "datasets": datasets, "sources": sources}
+
+
+def _layout(origin: Origin) -> str:
+    """The code that finds the pictures again when a source is sharded; those of embedded origins lie in data/raw/."""
+    return origin.code() if isinstance(origin, PublishedOrigin) else EmbeddedOrigin.input
 
 
 def _benchmark(catalog: Catalog, name: str) -> dict[str, str]:

@@ -62,8 +62,11 @@ class Origin(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     kind: ClassVar[str]
-    input: ClassVar[str] = "fusion/data/sample.py"
-    """The file or folder of the project that the samples are made from; DVC runs the source again when it changes."""
+    input: ClassVar[str] = "fusion/data/ingest/origins/__init__.py"
+    """The file or folder of the project that the samples are made from; DVC runs the source again when it changes.
+
+    The default stands for none: DVC's loops have no empty dependency, and this file says nothing.
+    """
 
     @classmethod
     def code(cls) -> str:
