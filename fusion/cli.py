@@ -49,11 +49,13 @@ def main() -> None:
 
 def _inputs(variant: str | None = None) -> tuple[Settings, Any]:
     """Settings and catalog, both checked, and that `variant` exists, before any work starts (or torch is imported)."""
+    from fusion.agreement import check_agreement
     from fusion.data.catalog import load_catalog
     from fusion.selection import check_pipeline
 
     settings = load_settings()
     catalog = load_catalog(Path("data/catalog"))
+    check_agreement(settings, catalog)
     if variant is not None:
         settings.variant(variant)
     if os.environ.get("DVC_STAGE"):
@@ -75,13 +77,16 @@ def _recorded() -> Any:
 def settings(
     write: Annotated[bool, typer.Option("--write", help="Bring data/pipeline.yaml up to date.")] = False,
 ) -> None:
-    """Check params.yaml and the catalog, and that data/pipeline.yaml and what lies in data/ fit them."""
+    """Check params.yaml and the catalog, that they fit each other, data/pipeline.yaml, and what lies in data/."""
+    from fusion.agreement import check_agreement, check_blocks
     from fusion.data.catalog import load_catalog
     from fusion.data.leftovers import check_leftovers
     from fusion.selection import check_pipeline, write_pipeline
 
     checked = load_settings()
     catalog = load_catalog(Path("data/catalog"))
+    check_agreement(checked, catalog)
+    check_blocks(checked)
     if write:
         changed = write_pipeline(checked, catalog)
         print("data/pipeline.yaml " + ("was brought up to date" if changed else "is up to date"))

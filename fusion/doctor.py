@@ -93,12 +93,16 @@ def settings(root: Path) -> Finding:
 
 
 def catalog(root: Path) -> Finding:
-    """The catalog is right and data/pipeline.yaml fits it."""
+    """The catalog is right, and params.yaml and data/pipeline.yaml fit it."""
+    from fusion.agreement import check_agreement, check_blocks
     from fusion.data.catalog import load_catalog
     from fusion.selection import check_pipeline
 
     loaded = load_catalog(root / "data" / "catalog")
-    check_pipeline(load_settings(root / "params.yaml"), loaded, root)
+    checked = load_settings(root / "params.yaml")
+    check_agreement(checked, loaded, root)
+    check_blocks(checked)
+    check_pipeline(checked, loaded, root)
     sources = sum(len(dataset.sources) for dataset in loaded.datasets.values())
     return True, f"{len(loaded.datasets)} data sets, {sources} sources, {len(loaded.benchmarks)} benchmarks"
 

@@ -7,9 +7,9 @@ Every command receives a `Settings`; nothing else in the package reads the file.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fusion.documents import did_you_mean, dotted, faults, read_yaml
 from fusion.errors import FusionError
 
 STAGES: tuple[str, ...] = ("stage1", "stage1_5", "stage2")
@@ -240,19 +240,10 @@ class Settings(Section):
     evaluation: Evaluation
     variants: dict[Name, Variant]
 
-    @model_validator(mode="after")
-    def _variants_exist(self) -> "Settings":
-        for name in self.run.variants:
-            if name not in self.variants:
-                raise ValueError(f"run.variants: `{name}` is not one of the variants: {', '.join(self.variants)}")
-        if len(set(self.run.variants)) != len(self.run.variants):
-            raise ValueError("run.variants: a name stands there twice")
-        return self
-
     def variant(self, name: str) -> Variant:
         """The settings of variant `name`; raises `SettingsError` naming the known ones."""
         if name not in self.variants:
-            raise SettingsError(f"there is no variant `{name}` in params.yaml; known: {', '.join(self.variants)}")
+            raise SettingsError(f"params.yaml has no variant `{name}`{did_you_mean(name, self.variants)}")
         return self.variants[name]
 
     def stage(self, variant: str, stage: Stage) -> "StageSettings":
@@ -264,28 +255,56 @@ class Settings(Section):
 
 def load_settings(path: Path = Path("params.yaml")) -> Settings:
     """Reads and checks params.yaml; raises `SettingsError` with one line per wrong key."""
+    if not path.is_file():
+        raise SettingsError(f"{path} is not here: run the command in the project's folder")
+    document = read_yaml(path, SettingsError)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"{path} is not here: run the command in the project's folder") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise SettingsError(f"{path} must be a mapping of sections")
-    try:
-        return Settings.model_validate(document)
+        settings = Settings.model_validate(document)
     except ValidationError as error:
-        lines = [f"  {_key(item['loc'])}: {_reason(item)}" for item in error.errors()]
-        raise SettingsError("\n".join([f"{path} has {len(lines)} wrong setting(s):", *lines])) from None
+        lines = [f"  {dotted(location) or '(whole file)'}: {reason}" for location, reason in faults(error, Settings)]
+    else:
+        lines = [f"  {line}" for line in contradictions(settings)]
+    if lines:
+        raise SettingsError("\n".join([f"{path} has {len(lines)} wrong setting(s):", *lines]))
+    return settings
 
 
-def _key(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "(whole file)"
+def contradictions(settings: Settings) -> list[str]:
+    """Values that are right by themselves and do not fit each other, one line each."""
+    lines = []
+    for name in settings.run.variants:
+        if name not in settings.variants:
+            lines.append(f"run.variants: `{name}` is not one of the variants{did_you_mean(name, settings.variants)}")
+    lines += [
+        f"run.variants: `{name}` stands there twice"
+        for name in dict.fromkeys(settings.run.variants)
+        if settings.run.variants.count(name) > 1
+    ]
+    for name, profile in settings.curation.profiles.items():
+        if profile.min_answer_chars > profile.max_answer_chars:
+            lines.append(f"curation.profiles.{name}.min_answer_chars: is more than max_answer_chars")
+    for name, variant in settings.variants.items():
+        lines += [f"variants.{name}.{line}" for line in _variant_contradictions(variant)]
+    return lines
 
 
-def _reason(item: Any) -> str:
-    if item["type"] == "extra_forbidden":
-        return "unknown key"
-    if item["type"] == "missing":
-        return "missing"
-    return f"{item['msg']}, got {item['input']!r}" if not isinstance(item["input"], dict) else str(item["msg"])
+def _variant_contradictions(variant: Variant) -> list[str]:
+    lines = []
+    for stage in STAGES:
+        batch = getattr(variant.stages, stage).global_batch
+        if batch < variant.hardware.ranks:
+            lines.append(
+                f"stages.{stage}.global_batch: {batch} samples are too few for hardware.ranks {variant.hardware.ranks}"
+            )
+    language, layers = variant.base.llm.config, variant.model.interaction
+    if language is not None:
+        if "model_type" not in language:
+            lines.append("base.llm.config.model_type: missing")
+        if variant.base.tokenizer is None:
+            lines.append("base.tokenizer: missing: a language model made from a configuration brings none")
+        depth, last = language.get("num_hidden_layers"), layers.start + layers.stride * (layers.layers - 1)
+        if isinstance(depth, int) and layers.layers and last >= depth:
+            lines.append(
+                f"model.interaction: the last of its layers would follow decoder layer {last}, of 0 to {depth - 1}"
+            )
+    return lines

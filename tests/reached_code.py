@@ -25,7 +25,10 @@ NOT_FOLLOWED = {
     "fusion/settings.py": "values reach a stage as params; a test pins the defaults that stand in no file",
     "fusion/data/catalog.py": "the same for the catalog",
 }
-"""Files that cannot change what a stage writes, each with the reason. The stage `settings` has them as its own job."""
+"""Files that cannot change what a stage writes, each with the reason."""
+
+JOB_OF_SETTINGS = ("fusion/settings.py", "fusion/data/catalog.py")
+"""Those of them that the stage `settings` is there for."""
 
 LOADED = {
     # file: what its texts load. An empty tuple: nothing, or what the stage's own entry of the catalog names.

@@ -1,24 +1,34 @@
 """params.yaml: every wrong key, type and range is named before anything runs."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from fusion.settings import STAGES, SettingsError, load_settings
+from fusion.data import catalog as catalog_module
+from fusion.data.catalog import Entry
+from fusion.settings import STAGES, Section, SettingsError, load_settings
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
+DOCUMENT = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
 Edit = Callable[[dict[str, Any]], None]
 
 
 def edited(folder: Path, edit: Edit) -> Path:
     """A copy of params.yaml with one change."""
-    document = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    document = deepcopy(DOCUMENT)
     edit(document)
     path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    path.write_text(yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)), encoding="utf-8")
     return path
 
 
@@ -73,7 +83,14 @@ def drop(dotted: str) -> Edit:
         (put("run.seed", -1), "run.seed", "greater than or equal to 0"),
         (put("run.variants", []), "run.variants", "at least 1"),
         (put("run.variants", "tiny"), "run.variants", "list"),
-        (put("run.variants", ["tinny"]), "run.variants", "tinny"),
+        (put("run.variants", ["tinny"]), "run.variants", "`tinny` is not one of the variants; did you mean `tiny`?"),
+        (put("run.variants", ["xyz"]), "run.variants", "known: "),
+        (put("training.shedule", "cosine"), "training.shedule", "unknown key; did you mean `schedule`?"),
+        (put("variants.tiny.hardware.ranks", 64), "variants.tiny.stages.stage2.global_batch", "too few"),
+        (put("variants.tiny.base.tokenizer", None), "variants.tiny.base.tokenizer", "missing"),
+        (put("variants.tiny.base.llm.config", {}), "variants.tiny.base.llm.config.model_type", "missing"),
+        (put("variants.tiny.model.interaction.layers", 4), "variants.tiny.model.interaction", "decoder layer 3"),
+        (put("curation.profiles.web.min_answer_chars", 30000), "curation.profiles.web.min_answer_chars", "max_answer"),
         (put("run.variants", ["tiny", "tiny"]), "run.variants", "twice"),
         (put("variants.tiny.model.num_latents", 5), "variants.tiny.model.num_latents", "not a square"),
         (put("variants.tiny.base.llm.name", "x/y"), "variants.tiny.base.llm", "exactly one"),
@@ -105,9 +122,118 @@ def test_several_wrong_settings_are_all_named(tmp_path: Path) -> None:
 def test_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not here"):
         load_settings(tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text("run: [", encoding="utf-8")
-    with pytest.raises(SettingsError, match="not valid YAML"):
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"run: [", ("not valid YAML: line ",)),
+        (b"run:\n\tseed: 1\n", ("not valid YAML", "line 2 is indented with a tab")),
+        (b"run:\n  seed: 1\n# caf\xe9\n", ("line 3", "0xe9 is not UTF-8")),
+        (b"- run\n", ("must be a mapping",)),
+        (b"", ("must be a mapping",)),
+        (b"run: &a [*a]\n", ("params.yaml",)),
+        (b"run: !!python/object:os.system {}\n", ("not valid YAML",)),
+    ],
+)
+def test_what_is_no_sound_yaml_is_named(tmp_path: Path, content: bytes, words: tuple[str, ...]) -> None:
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
         load_settings(tmp_path / "params.yaml")
+    assert all(word in str(caught.value) for word in ("params.yaml", *words)), str(caught.value)
+
+
+def test_keys_that_stand_twice_are_all_named(tmp_path: Path) -> None:
+    """YAML itself takes the last and says nothing."""
+    text = PARAMS.read_text(encoding="utf-8")
+    text = text.replace("  shard_size_mb: 512\n", "  shard_size_mb: 512\n  shard_size_mb: 64\n")
+    text = text.replace("      num_latents: 4\n", "      num_latents: 4\n      num_latents: 9\n", 1)
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"2 key\(s\) twice") as caught:
+        load_settings(tmp_path / "params.yaml")
+    assert "data.shard_size_mb: stands twice, in lines 10 and 11" in str(caught.value)
+    assert "variants.tiny.model.num_latents" in str(caught.value)
+
+
+def test_anchors_and_merges_are_no_repetition(tmp_path: Path) -> None:
+    """The README's way to keep two variants: a merge, of which some keys are replaced."""
+    text = PARAMS.read_text(encoding="utf-8").replace("  tiny:\n", "  tiny: &tiny\n")
+    text += "  plain:\n    <<: *tiny\n    publish_as: FUSION-Plain\n"
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    settings = load_settings(tmp_path / "params.yaml")
+    assert settings.variant("plain").publish_as == "FUSION-Plain"
+    assert settings.variant("plain").model == settings.variant("tiny").model
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values of a document."""
+    found = [path] if path else []
+    for key, item in value.items() if isinstance(value, dict) else ():
+        found += places(item, (*path, key))
+    return found
+
+
+FREE = ("config",)
+"""Sections that hold what another library reads."""
+PLACES = [path for path in places(DOCUMENT) if not set(path) & {*FREE, "roots", "revision", "name"}]
+SECTIONS = [
+    path
+    for path in PLACES
+    if isinstance(reduce(getitem, path, DOCUMENT), dict) and path[-1] not in ("variants", "profiles", "benchmarks")
+]
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(place=st.sampled_from(PLACES), wrong=st.sampled_from([{"x": []}, [[]], [{"x": 1}]]))
+def test_a_value_of_a_wrong_type_is_named_wherever_it_stands(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[str, ...], wrong: Any
+) -> None:
+    path = edited(tmp_path_factory.mktemp("wrong"), put(".".join(place), wrong))
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    assert f"  {'.'.join(place)}" in str(caught.value)
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(place=st.sampled_from(SECTIONS), key=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
+def test_an_unknown_key_is_named_wherever_it_stands(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[str, ...], key: str
+) -> None:
+    dotted = ".".join((*place, f"{key}_unknown"))
+    with pytest.raises(SettingsError) as caught:
+        load_settings(edited(tmp_path_factory.mktemp("unknown"), put(dotted, 1)))
+    assert f"  {dotted}: unknown key" in str(caught.value)
+
+
+def test_values_that_stand_in_no_file_never_change() -> None:
+    """A stage runs again when its params change. A default is no param: a new one would leave stale results behind.
+
+    So a new default goes into params.yaml or the catalog as a value; here only for a field that is new.
+    """
+
+    def kinds(base: type[BaseModel]) -> list[type[BaseModel]]:
+        return [kind for child in base.__subclasses__() for kind in (child, *kinds(child))]
+
+    defaults = {
+        f"{kind.__name__}.{name}": field.default
+        for kind in (*kinds(Section), *kinds(Entry))
+        for name, field in kind.model_fields.items()
+        if not field.is_required() and field.default is not None
+    }
+    assert defaults == {
+        "Catalog.benchmarks": {},
+        "Catalog.datasets": {},
+        "Data.roots": {},
+        "Dataset.contamination": [],
+        "Dataset.expect": catalog_module.Expectations(min_kept_share=0.5, category_shares={}),
+        "Expectations.category_shares": {},
+        "Expectations.min_kept_share": 0.5,
+        "Model.mapping_loss_weight": 0.1,
+        "Model.text_guided": True,
+        "Model.text_mask": "checkpoint",
+        "Model.window_size": 3,
+        "Source.weight": 1,
+    }
 
 
 def test_stage_overrides_shared_values() -> None:

@@ -5,17 +5,19 @@ message names the file and the key.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fusion.data.errors import CatalogError
 from fusion.data.ingest.origin import Origin, parse_origin
+from fusion.documents import did_you_mean, dotted, faults, read_yaml
 
 T = TypeVar("T")
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+SECTIONS = ("datasets", "benchmarks")
 Name = Annotated[str, Field(pattern=NAME.pattern)]
 SAMPLING = re.compile(r"^(all|(first|end|random):[1-9][0-9]*|(100|[1-9]?[0-9])(\.[0-9]+)?%)$")
 
@@ -113,14 +115,6 @@ class Catalog(Entry):
     datasets: dict[Name, Dataset] = {}
     benchmarks: dict[Name, Benchmark] = {}
 
-    @model_validator(mode="after")
-    def _benchmarks_exist(self) -> "Catalog":
-        for name, dataset in self.datasets.items():
-            for benchmark in dataset.contamination:
-                if benchmark not in self.benchmarks:
-                    raise ValueError(f"datasets.{name}.contamination: there is no benchmark `{benchmark}`")
-        return self
-
     def dataset(self, name: str) -> Dataset:
         """The data set `name`; raises `CatalogError` naming the known ones."""
         return _known(self.datasets, name, "data set")
@@ -136,7 +130,7 @@ class Catalog(Entry):
 
 def _known(entries: dict[str, T], name: str, what: str) -> T:
     if name not in entries:
-        raise CatalogError(f"data/catalog/ has no {what} named `{name}`; known: {', '.join(sorted(entries))}")
+        raise CatalogError(f"data/catalog/ has no {what} named `{name}`{did_you_mean(name, sorted(entries))}")
     return entries[name]
 
 
@@ -147,67 +141,49 @@ def load_catalog(folder: Path = Path("data/catalog")) -> Catalog:
         raise CatalogError(f"{folder} holds no .yaml file: run the command in the project's folder")
     merged: dict[str, dict[str, Any]] = {"datasets": {}, "benchmarks": {}}
     origin: dict[tuple[str, str], Path] = {}
+    lines: list[str] = []
     for file in files:
-        for section, entries in _sections(file).items():
-            for name, entry in entries.items():
-                if (section, name) in origin:
-                    raise CatalogError(f"{file}: {section}.{name} stands in {origin[section, name]} already")
+        for section, name, entry in _entries(file, lines):
+            key = f"{section}.{name}"
+            if (section, name) in origin:
+                lines.append(f"{file}: {key} stands in {origin[section, name]} already")
+            elif not isinstance(entry, dict):
+                lines.append(f"{file}: {key}: must be a mapping")
+            elif "file" in entry:
+                lines.append(f"{file}: {key}.file: unknown key")
+            else:
                 origin[section, name] = file
-                merged[section][name] = _with_file(entry, file, f"{section}.{name}")
+                merged[section][name] = {**entry, "file": file.as_posix()}
     try:
-        return Catalog.model_validate(merged)
+        catalog = Catalog.model_validate(merged)
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            location = item["loc"]
+        for location, reason in faults(error, Catalog):
             file = origin.get((str(location[0]), str(location[1])), folder) if len(location) > 1 else folder
-            lines.append(f"  {file}: {'.'.join(map(str, location)) or '(references)'}: {_reason(item)}")
-        raise CatalogError(
-            "\n".join([f"{folder} has {len(lines)} wrong entr{'y' if len(lines) == 1 else 'ies'}:", *lines])
-        ) from None
+            lines.append(f"{file}: {dotted(location)}: {reason}")
+    else:
+        lines += _unknown_benchmarks(catalog)
+    if lines:
+        count = f"{len(lines)} wrong entr{'y' if len(lines) == 1 else 'ies'}"
+        raise CatalogError("\n".join([f"{folder} has {count}:", *(f"  {line}" for line in lines)]))
+    return catalog
 
 
-def _with_file(entry: Any, file: Path, key: str) -> dict[str, Any]:
-    if not isinstance(entry, dict):
-        raise CatalogError(f"{file}: {key}: must be a mapping")
-    if "file" in entry:
-        raise CatalogError(f"{file}: {key}.file: unknown key")
-    return {**entry, "file": file.as_posix()}
+def _entries(file: Path, lines: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """Section, name and content of the entries of a file; what is no section goes to `lines`."""
+    for section, entries in read_yaml(file, CatalogError).items():
+        if section not in SECTIONS:
+            lines.append(f"{file}: {section}: unknown key{did_you_mean(str(section), SECTIONS)}")
+        elif not isinstance(entries, dict):
+            lines.append(f"{file}: {section}: must be a mapping of names to entries")
+        else:
+            yield from ((section, str(name), entry) for name, entry in entries.items())
 
 
-def _sections(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CatalogError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise CatalogError(f"{file} must be a mapping with `datasets` and/or `benchmarks`")
-    for section, entries in document.items():
-        if section not in ("datasets", "benchmarks"):
-            raise CatalogError(f"{file}: {section}: unknown key; known: datasets, benchmarks")
-        if not isinstance(entries, dict):
-            raise CatalogError(f"{file}: {section}: must be a mapping of names to entries")
-    return document
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, but a key that stands twice in one mapping is an error instead of a silent loss."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key `{key.value}` stands twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _reason(item: Any) -> str:
-    if item["type"] == "extra_forbidden":
-        return "unknown key"
-    if item["type"] == "missing":
-        return "missing"
-    return f"{item['msg']}, got {item['input']!r}" if not isinstance(item["input"], dict) else str(item["msg"])
+def _unknown_benchmarks(catalog: Catalog) -> list[str]:
+    return [
+        f"{entry.file}: datasets.{name}.contamination: there is no benchmark `{benchmark}`"
+        + did_you_mean(benchmark, catalog.benchmarks)
+        for name, entry in catalog.datasets.items()
+        for benchmark in entry.contamination
+        if benchmark not in catalog.benchmarks
+    ]

@@ -42,7 +42,10 @@ def test_the_published_sets_are_whole():
         ("sampling: all", "sampling: 120%", "datasets.one.sources.s.sampling", "N%"),
         ("for_stage: stage1", "for_stage: stage3", "datasets.one.for_stage", "stage1_5"),
         ("title: t", "title: t\n    contamination: [exam]", "contamination", "no benchmark `exam`"),
-        ("    title: t\n", "    title: t\n    title: u\n", "title", "stands twice"),
+        ("    title: t\n", "    title: t\n    title: u\n", "datasets.one.title", "stands twice, in lines 4 and 5"),
+        ("    title: t\n", "    title: t\n\tx: 1\n", "line 5", "tab"),
+        ("categ", "catag", "datasets.one.sources.s.catagory", "did you mean `category`?"),
+        ("datasets:\n  one:", "datasets:\n  two: 3\n  one:", "datasets.two", "must be a mapping"),
         ("  one:", "  one.two:", "one.two", "pattern"),
         ("datasets:", "data:", "data", "unknown key"),
     ],
@@ -55,6 +58,21 @@ def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, old: str, new:
     assert key in str(caught.value)
     assert why in str(caught.value)
     assert "wrong.yaml" in str(caught.value) or why.startswith("no benchmark")
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text(SOUND.replace("category", "catgory"))
+    (tmp_path / "b.yaml").write_text(SOUND.replace("one:", "two:").replace("title", "titel") + "benchmark: {}\n")
+    with pytest.raises(CatalogError, match="5 wrong entries") as caught:
+        load_catalog(tmp_path)
+    for words in ("a.yaml: datasets.one.sources.s.catgory", "b.yaml: datasets.two.titel", "did you mean `benchmarks`?"):
+        assert words in str(caught.value)
+
+
+def test_what_is_not_utf_8_is_named(tmp_path: Path):
+    (tmp_path / "a.yaml").write_bytes(SOUND.encode() + b"# \xff\n")
+    with pytest.raises(CatalogError, match=r"a\.yaml: line \d+: the byte 0xff is not UTF-8"):
+        load_catalog(tmp_path)
 
 
 def test_a_name_in_two_files_is_an_error(tmp_path: Path):

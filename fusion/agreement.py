@@ -1,0 +1,123 @@
+"""Whether params.yaml and the catalog fit each other, found before anything runs instead of after hours.
+
+Each of them is right by itself already (fusion/settings.py, fusion/data/catalog.py).
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from fusion.data.catalog import Catalog
+from fusion.data.ingest.origin import BenchmarkOrigin, EmbeddedOrigin, PublishedOrigin
+from fusion.documents import did_you_mean
+from fusion.errors import FusionError
+from fusion.model.template import TEMPLATES
+from fusion.settings import STAGES, Settings, SettingsError, Variant
+
+
+def check_agreement(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
+    """Raises `SettingsError` with one line, naming file and key, for each value that does not fit."""
+    lines = [*_roots(settings, catalog), *_sources(settings, catalog), *_benchmarks(catalog)]
+    for name, variant in settings.variants.items():
+        key = f"params.yaml: variants.{name}"
+        lines += [f"{key}.{line}" for line in _variant(variant, catalog, root)]
+    _raise(lines)
+
+
+def check_blocks(settings: Settings) -> None:
+    """Raises `SettingsError` for names of curation blocks that do not exist or stand twice.
+
+    Apart from the others because it imports the blocks, for which every stage would have to wait.
+    """
+    from fusion.data.curate.base import load_blocks
+
+    lines = []
+    names = settings.curation.blocks
+    for name in dict.fromkeys(names):
+        try:
+            load_blocks([name])
+        except FusionError as error:
+            lines.append(str(error))
+        if names.count(name) > 1:
+            lines.append(f"params.yaml: curation.blocks: `{name}` stands there twice")
+    _raise(lines)
+
+
+def _raise(lines: list[str]) -> None:
+    if lines:
+        count = f"{len(lines)} setting{'' if len(lines) == 1 else 's'}"
+        raise SettingsError("\n".join([f"{count} of params.yaml and data/catalog/ do not fit:", *lines]))
+
+
+def _roots(settings: Settings, catalog: Catalog) -> Iterator[str]:
+    for name in settings.data.roots:
+        if name not in catalog.datasets:
+            yield f"params.yaml: data.roots.{name}: there is no such data set{did_you_mean(name, catalog.datasets)}"
+
+
+def _sources(settings: Settings, catalog: Catalog) -> Iterator[str]:
+    profiles = settings.curation.profiles
+    for name, dataset in catalog.datasets.items():
+        for source, entry in dataset.sources.items():
+            key = f"{dataset.file}: datasets.{name}.sources.{source}"
+            if entry.profile not in profiles:
+                yield (
+                    f"{key}.profile: curation.profiles in params.yaml has no `{entry.profile}`"
+                    f"{did_you_mean(entry.profile, profiles)}"
+                )
+            if not isinstance(entry.origin, (EmbeddedOrigin, PublishedOrigin)):
+                yield f"{key}.origin.kind: `{entry.origin.kind}` cannot be ingested"
+
+
+def _benchmarks(catalog: Catalog) -> Iterator[str]:
+    for name, entry in catalog.benchmarks.items():
+        if not isinstance(entry.origin, BenchmarkOrigin):
+            yield f"{entry.file}: benchmarks.{name}.origin.kind: `{entry.origin.kind}` makes no questions"
+
+
+def _variant(variant: Variant, catalog: Catalog, root: Path) -> Iterator[str]:
+    for stage in STAGES:
+        yield from _stage_data(variant, stage, catalog, root)
+    if not variant.evaluation.benchmarks:
+        yield "evaluation.benchmarks: name one at least"
+    for name in variant.evaluation.benchmarks:
+        if name not in catalog.benchmarks:
+            yield f"evaluation.benchmarks.{name}: no such benchmark{did_you_mean(name, catalog.benchmarks)}"
+    folder = variant.base.tokenizer
+    if folder is not None:
+        tokens = _added_tokens(root / folder)
+        wanted = TEMPLATES[variant.template].turn_end
+        if tokens is None:
+            yield f"base.tokenizer: {folder} holds no tokenizer.json"
+        elif wanted not in tokens:
+            yield f"template: {variant.template} ends a turn with {wanted}, a token that {folder} does not have"
+
+
+def _stage_data(variant: Variant, stage: str, catalog: Catalog, root: Path) -> Iterator[str]:
+    name, tokenizer = getattr(variant.data, stage), variant.data.tokenizer
+    if name not in catalog.datasets:
+        yield f"data.{stage}: there is no data set `{name}`{did_you_mean(name, catalog.datasets)}"
+        return
+    dataset = catalog.datasets[name]
+    if tokenizer not in dataset.tokenizers:
+        yield (
+            f"data.tokenizer: {dataset.file}: datasets.{name}.tokenizers has no `{tokenizer}`"
+            f"{did_you_mean(tokenizer, dataset.tokenizers)}"
+        )
+        return
+    counted = dataset.tokenizers[tokenizer]
+    used = variant.base.tokenizer or variant.base.llm.name or ""
+    # A folder here and a Hub id there may be the same tokenizer: only like is compared with like.
+    if counted.name != used and (root / counted.name).exists() == (root / used).exists():
+        yield f"data.tokenizer: tokens of {name} are counted with {counted.name}, the model would use {used}"
+    if counted.template != variant.template:
+        yield f"template: tokens of {name} are counted with {counted.template}, the model would use {variant.template}"
+
+
+def _added_tokens(folder: Path) -> frozenset[str] | None:
+    """The special tokens of the tokenizer in `folder`; None where there is no tokenizer."""
+    try:
+        document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return frozenset(token["content"] for token in document["added_tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,102 @@
+"""params.yaml and the catalog have to fit each other; what does not is named with file and key, all at once."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fusion.agreement import check_agreement, check_blocks
+from fusion.data.catalog import load_catalog
+from fusion.settings import SettingsError, load_settings
+
+ROOT = Path(__file__).parents[1]
+TINY = "data/catalog/tiny.yaml"
+
+
+class Copy:
+    """params.yaml, catalog and tokenizer in a folder of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        shutil.copy(ROOT / "params.yaml", root)
+        shutil.copytree(ROOT / "data/catalog", root / "data/catalog")
+        shutil.copytree(ROOT / "data/tokenizers", root / "data/tokenizers")
+
+    def edit(self, file: str, dotted: str, value: Any) -> None:
+        """Sets one key."""
+        document = yaml.safe_load((self.root / file).read_text(encoding="utf-8"))
+        *parents, last = dotted.split(".")
+        section = document
+        for key in parents:
+            section = section[key]
+        section[last] = value
+        (self.root / file).write_text(yaml.safe_dump(document), encoding="utf-8")
+
+    def check(self) -> None:
+        """Both checks."""
+        settings = load_settings(self.root / "params.yaml")
+        check_agreement(settings, load_catalog(self.root / "data/catalog"), self.root)
+        check_blocks(settings)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    return Copy(tmp_path)
+
+
+def test_the_project_agrees_with_itself(copy: Copy) -> None:
+    copy.check()
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "words"),
+    [
+        ("params.yaml", "variants.tiny.data.stage1", "tiny-stag1",
+         ("variants.tiny.data.stage1", "`tiny-stag1`; did you mean `tiny-stage1`?")),
+        ("params.yaml", "variants.tiny.data.tokenizer", "tinny",
+         ("variants.tiny.data.tokenizer", "tiny.yaml: datasets.tiny-stage2.tokenizers has no `tinny`", "`tiny`?")),
+        ("params.yaml", "variants.tiny.evaluation.benchmarks", {"easy-vqa-tset": {"questions": 9}},
+         ("variants.tiny.evaluation.benchmarks.easy-vqa-tset", "did you mean `easy-vqa-test`?")),
+        ("params.yaml", "variants.tiny.evaluation.benchmarks", {}, ("evaluation.benchmarks", "one at least")),
+        ("params.yaml", "variants.tiny.template", "llama_3",
+         ("variants.tiny.template", "<|eot_id|>", "data/tokenizers/tiny", "counted with phi_3")),
+        ("params.yaml", "variants.tiny.base.tokenizer", "data/tokenizers/small",
+         ("variants.tiny.base.tokenizer", "data/tokenizers/small holds no tokenizer.json")),
+        ("params.yaml", "data.roots", {"tiny-stage3": "/d"}, ("data.roots.tiny-stage3", "did you mean `tiny-stage")),
+        ("params.yaml", "curation.blocks", ["schema", "mixtur"], ("curation.blocks", "`mixtur`", "mixture")),
+        ("params.yaml", "curation.blocks", ["schema", "schema"], ("curation.blocks", "`schema` stands there twice")),
+        (TINY, "datasets.tiny-stage2.sources.code.profile", "txt",
+         ("tiny.yaml: datasets.tiny-stage2.sources.code.profile", "`txt`; did you mean `text`?")),
+        (TINY, "datasets.tiny-stage2.tokenizers.tiny.template", "llama_3", ("variants.tiny.template", "llama_3")),
+        ("data/catalog/benchmarks.yaml", "benchmarks.scenes-test.origin",
+         {"kind": "text", "topic": "code", "conversations": 3},
+         ("benchmarks.yaml: benchmarks.scenes-test.origin.kind", "`text` makes no questions")),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(copy: Copy, file: str, key: str, value: Any, words: tuple[str, ...]) -> None:
+    copy.edit(file, key, value)
+    with pytest.raises(SettingsError) as caught:
+        copy.check()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_all_of_it_is_named_at_once(copy: Copy) -> None:
+    for profile in ("captions", "rendered"):
+        copy.edit(
+            TINY, f"datasets.tiny-stage1.sources.{'maths' if profile == 'rendered' else 'clipart-long'}.profile", "x"
+        )
+    copy.edit("params.yaml", "variants.micro.data.stage2", "x")
+    with pytest.raises(SettingsError, match=r"^3 settings of params\.yaml"):
+        copy.check()
+
+
+def test_a_folder_may_stand_for_the_tokenizer_of_the_hub(copy: Copy, tmp_path: Path) -> None:
+    """The catalog counts with a Hub id; the base model may be a download of it."""
+    (tmp_path / "phi").mkdir()
+    copy.edit("params.yaml", "variants.fusion-phi35-3b.base.llm.name", str(tmp_path / "phi"))
+    copy.check()
+    copy.edit("params.yaml", "variants.fusion-phi35-3b.base.llm.name", "microsoft/phi-2")
+    with pytest.raises(SettingsError, match="counted with microsoft/Phi-3"):
+        copy.check()
