@@ -29,7 +29,7 @@ class SettingsError(FusionError):
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values never change after reading, no silent type conversion."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Run(Section):

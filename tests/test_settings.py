@@ -84,6 +84,8 @@ def drop(dotted: str) -> Edit:
         (put("run.variants", []), "run.variants", "at least 1"),
         (put("run.variants", "tiny"), "run.variants", "list"),
         (put("run.variants", ["tinny"]), "run.variants", "`tinny` is not one of the variants; did you mean `tiny`?"),
+        (put("training.optimizer.eps", float("inf")), "training.optimizer.eps", "finite"),
+        (put("variants.tiny.model.mapping_loss_weight", float("nan")), "mapping_loss_weight", "finite"),
         (put("run.variants", ["xyz"]), "run.variants", "known: "),
         (put("training.shedule", "cosine"), "training.shedule", "unknown key; did you mean `schedule`?"),
         (put("variants.tiny.hardware.ranks", 64), "variants.tiny.stages.stage2.global_batch", "too few"),
@@ -151,7 +153,7 @@ def test_keys_that_stand_twice_are_all_named(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match=r"2 key\(s\) twice") as caught:
         load_settings(tmp_path / "params.yaml")
-    assert "data.shard_size_mb: stands twice, in lines 10 and 11" in str(caught.value)
+    assert "data.shard_size_mb: stands twice, in lines 11 and 12" in str(caught.value)
     assert "variants.tiny.model.num_latents" in str(caught.value)
 
 

@@ -25,7 +25,9 @@ SAMPLING = re.compile(r"^(all|(first|end|random):[1-9][0-9]*|(100|[1-9]?[0-9])(\
 class Entry(BaseModel):
     """Base of all entries: unknown keys are errors, values never change after reading, no silent type conversion."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
 
 
 class Licence(Entry):

@@ -138,7 +138,7 @@ def test_missing_annotations_are_named(project: Project) -> None:
         (("train", "tiny", "stage3"), ("stage3", "stage1_5")),
         (("base", "tinny"), ("tinny", "tiny")),
         (("train", "micro", "stage1"), ("checkpoints/micro/base", "dvc repro")),
-        (("evaluate", "micro"), ("easy-vqa-test", "dvc repro")),
+        (("evaluate", "micro"), ("micro-test", "dvc repro")),
         (("chat", "nowhere.png", "what is this?"), ("nowhere.png",)),
     ],
 )

@@ -28,8 +28,8 @@ def test_every_part_is_there(built: Project) -> None:
         path.name for path in package.iterdir()
     }
     scores = json.loads((built.root / "results/micro/evaluation/scores.json").read_text(encoding="utf-8"))
-    assert set(scores["benchmarks"]) == {"easy-vqa-test", "scenes-test"}
-    systems = {row["system"] for row in scores["benchmarks"]["scenes-test"]["rows"]}
+    assert set(scores["benchmarks"]) == {"micro-test"}
+    systems = {row["system"] for row in scores["benchmarks"]["micro-test"]["rows"]}
     assert systems == {"micro stage2", "micro stage1", "grey picture", "question-only prior"}
     for stage in STAGES:
         assert (built.root / "results/micro" / stage / "loss.csv").read_text(encoding="utf-8").count("\n") > 2
@@ -75,7 +75,7 @@ def test_only_stage_2_and_what_follows_run_for_its_learning_rate(built: Project)
     params = (built.root / "params.yaml").read_text(encoding="utf-8")
     lock = (built.root / "dvc.lock").read_text(encoding="utf-8")
     built.set("variants.micro.stages.stage2.learning_rate", 3.0e-3)
-    assert executed(built.repro()) == ["train_stage2@micro", "evaluate@micro", "package@micro"]
+    assert executed(built.repro()) == ["settings", "train_stage2@micro", "evaluate@micro", "package@micro"]
     (built.root / "params.yaml").write_text(params, encoding="utf-8")
     (built.root / "dvc.lock").write_text(lock, encoding="utf-8")
     built.run("dvc", "checkout")
