@@ -8,6 +8,7 @@ from fusion.data.catalog import Catalog
 from fusion.publish.facts import Facts
 from fusion.publish.licence import WeightsLicence
 from fusion.publish.text import templates
+from fusion.zoo.rules import stage_note
 
 EXAMPLE_QUESTION = "What shape is in the image?"
 
@@ -20,6 +21,7 @@ def model_card(facts: Facts, catalog: Catalog, licence: WeightsLicence, digest: 
         facts=facts,
         licence=licence,
         digest=digest,
+        stage_note=stage_note(facts.stages[-1].name),
         question=EXAMPLE_QUESTION,
         last=facts.stages[-1].summary["settings"],
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -10,7 +11,9 @@ import yaml
 from fusion.errors import FusionError
 from fusion.lineage.ancestry import lineage_digest
 from fusion.lineage.files import sha256_path
+from fusion.publish.card import model_card
 from fusion.publish.errors import PublishError
+from fusion.publish.facts import collect_facts
 from fusion.publish.licence import weights_licence
 from fusion.publish.package import build_package
 from tests.publish.finished_run import picture, record_again
@@ -51,6 +54,15 @@ def test_the_card_has_what_the_hub_reads_and_the_scores_beside_the_baselines(run
     stage2 = settings.stage("tiny", "stage2")
     epochs, batch, rate = stage2.epochs, stage2.global_batch, stage2.learning_rate
     assert f"| Stage 2 | tiny-stage2 | 5,000 | {epochs} | 300 | {batch} | {rate} |" in card
+
+
+def test_the_card_of_a_stage_checkpoint_warns_and_that_of_a_finished_model_does_not(run):
+    settings, catalog, root = run
+    facts = collect_facts(settings, catalog, "tiny", root)
+    licence = weights_licence(settings.variant("tiny"))
+    for stages, warned in ((1, True), (2, True), (3, False)):
+        card = model_card(replace(facts, stages=facts.stages[:stages]), catalog, licence, "digest")
+        assert ("> This is a stage checkpoint: not recommended for downstream tasks" in card) is warned
 
 
 def test_the_usage_code_of_the_card_runs(run, capsys):

@@ -1,0 +1,70 @@
+"""The checkpoints of this checkout, for their rows in the zoo: what was trained here, and what was adopted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fusion.hashing import json_sha256
+from fusion.lineage.records import RECORDS, Record, read_records
+from fusion.publish.errors import PublishError
+from fusion.settings import Settings
+from fusion.zoo.own import OwnModel, OwnScore
+
+ADOPT = "adopt"
+"""Records of `fusion adopt` are those of stages named adopt@NAME."""
+
+
+def own_models(settings: Settings, root: Path = Path(".")) -> list[OwnModel]:
+    """One entry per evaluated or packaged variant and per adopted checkpoint, sorted by kind and name.
+
+    Raises `PublishError` naming a scores.json that cannot be read, `LineageError` for a broken record.
+    """
+    folders = {path.parent.parent.name for path in root.glob("results/*/evaluation/scores.json")}
+    folders |= {path.parent.name for path in root.glob("packages/*/config.json")}
+    return [_trained(settings, name, root) for name in sorted(folders)] + [_adopted(r, root) for r in adoptions(root)]
+
+
+def adoptions(root: Path = Path(".")) -> list[Record]:
+    """The newest record of each adopted checkpoint, by name."""
+    found = []
+    for folder in sorted((root / RECORDS).glob(f"{ADOPT}-*")):
+        records = read_records(f"{ADOPT}@{folder.name.removeprefix(f'{ADOPT}-')}", root)
+        found += sorted(records, key=lambda record: str(record.document["run"]["started"]))[-1:]
+    return found
+
+
+def _trained(settings: Settings, variant: str, root: Path) -> OwnModel:
+    path = root / f"results/{variant}/evaluation/scores.json"
+    name = settings.variants[variant].publish_as if variant in settings.variants else variant
+    package = root / f"packages/{variant}"
+    note = "packaged" if (package / "config.json").is_file() else "not packaged"
+    if not path.is_file():
+        return OwnModel(name, "trained", f"packages/{variant}", "", f"{note}, not evaluated")
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        weights = json_sha256(scores["checkpoints"]["stage2"])
+        rows = tuple(_score(benchmark, value, variant) for benchmark, value in sorted(scores["benchmarks"].items()))
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise PublishError(
+            f"{path} is not what the evaluation writes ({error!r}): run `dvc repro --force evaluate@{variant}`"
+        ) from error
+    folder = f"packages/{variant}" if note == "packaged" else f"checkpoints/{variant}/stage2"
+    return OwnModel(name, "trained", folder, weights, note, rows)
+
+
+def _score(benchmark: str, value: dict[str, Any], variant: str) -> OwnScore:
+    row = next(row for row in value["rows"] if row["system"] == f"{variant} stage2" and row["group"] == "all")
+    mean, low, high = (round(100 * row[key], 4) for key in ("accuracy", "low", "high"))
+    return OwnScore(benchmark, row["n"], mean, low, high)
+
+
+def _adopted(record: Record, root: Path) -> OwnModel:
+    facts = record.document["params"][ADOPT]
+    ((folder, _),) = record.outputs.items()
+    weights = {path: file["sha256"] for path, file in facts["files"].items() if path.endswith(".safetensors")}
+    origin = facts["origin"]
+    came = f"{origin['repo']} at {origin['revision'][:12]}" if origin["kind"] == "hub" else f"folder {origin['name']}"
+    parts = [f"from {came}", facts["stage"] or "stage unknown"]
+    if not (root / folder).is_dir():
+        parts.append("not in this checkout: `dvc pull`")
+    return OwnModel(facts["name"], "adopted", folder, json_sha256(weights), ", ".join(parts))

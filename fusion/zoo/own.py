@@ -1,0 +1,29 @@
+"""What a row about a checkpoint of this checkout holds. fusion/publish/own_models.py, above this layer, finds them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class OwnScore:
+    """An accuracy in percent with its interval, on one benchmark; zoo columns go by their zoo names."""
+
+    benchmark: str
+    questions: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A checkpoint of this checkout. `weights` is one sha256 over its weight files, empty where it is not known."""
+
+    name: str
+    kind: Literal["trained", "adopted"]
+    folder: str
+    weights: str
+    note: str
+    scores: tuple[OwnScore, ...] = field(default=())
