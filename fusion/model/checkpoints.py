@@ -5,10 +5,13 @@ Only safetensors are written and read; no code from a checkpoint is run.
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -195,3 +198,63 @@ def _assemble(
         parameter.data = parameter.data.to(dtype)
     model.model.freeze_unused()
     return model
+
+
+def verify_checkpoint(folder: str | Path) -> dict[str, int]:
+    """Check a checkpoint folder without reading its weights: the model is built on the meta device.
+
+    Configuration and tokenizer must be readable, every tensor of the model must be in the safetensors files with its
+    shape, and none may be left over. Files of an index must be there and hold what it says.
+
+    Returns:
+        `tensors` and `parameters`, as stored.
+
+    Raises:
+        ValueError: tensors are missing, left over or of another shape, or a file is broken; all are named.
+        OSError: there is no configuration, no tokenizer or no safetensors file.
+    """
+    folder = Path(folder)
+    config = FusionConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = FusionForConditionalGeneration(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = _stored_shapes(folder)
+    if config.tie_word_embeddings and "lm_head.weight" not in found:
+        del expected["lm_head.weight"]
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "left over": sorted(found.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {list(found[name])} instead of {list(shape)}"
+            for name, shape in sorted(expected.items())
+            if name in found and found[name] != shape
+        ],
+    }
+    if any(problems.values()):
+        told = [f"{len(names)} {what} ({', '.join(names[:5])})" for what, names in problems.items() if names]
+        raise ValueError(f"{folder}: the weights do not fit the configuration: {'; '.join(told)}")
+    FusionProcessor.from_pretrained(folder)
+    return {"tensors": len(found), "parameters": sum(math.prod(shape) for shape in found.values())}
+
+
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors in model.safetensors or in the files of its index; only headers are read."""
+    index = folder / "model.safetensors.index.json"
+    placed: dict[str, str] | None = None
+    if index.is_file():
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    names = sorted(set(placed.values())) if placed is not None else ["model.safetensors"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise OSError(f"{folder} lacks {name}")
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                here = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{folder / name} is no whole safetensors file: {error}") from error
+        foreign = sorted(key for key in here if placed is not None and placed.get(key) != name)
+        if foreign:
+            raise ValueError(f"{folder / name} holds {', '.join(foreign[:5])}, which the index does not place there")
+        shapes |= here
+    return shapes
