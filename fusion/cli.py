@@ -191,6 +191,33 @@ def package(variant: VariantName) -> None:
 
 
 @app.command()
+def zoo(
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the page MODEL_ZOO.md.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="Without this checkout's own checkpoints.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Scores that cannot be, and whether notes say so.")] = False,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file.")] = None,
+) -> None:
+    """Show the model zoo: published checkpoints and scores and, apart from them, those of this checkout."""
+    from fusion.publish.zoo import show_zoo
+
+    sys.exit(show_zoo(json=json, markdown=markdown, published=published, check=check, output=output))
+
+
+@app.command()
+def adopt(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A zoo name, a Hub repository, a folder.")],
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hub repository.")] = None,
+    target: Annotated[str | None, typer.Option("--as", metavar="NAME", help="NAME, or VARIANT/STAGE.")] = None,
+) -> None:
+    """Take an existing checkpoint into DVC, verified and with a record of where it came from."""
+    from fusion.adopt import adopt_checkpoint
+
+    settings, _ = _inputs()
+    print(adopt_checkpoint(settings, checkpoint, revision=revision, target=target))
+
+
+@app.command()
 def report(
     variant: Annotated[str | None, typer.Argument(metavar="[VARIANT]", help="All of run.variants if left out.")] = None,
 ) -> None:
@@ -216,33 +243,6 @@ def chat(
     from fusion.serve.chat import chat_about
 
     chat_about(picture, question or [], model)
-
-
-@app.command()
-def zoo(
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the page MODEL_ZOO.md.")] = False,
-    published: Annotated[bool, typer.Option("--published", help="Without this checkout's own checkpoints.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Scores that cannot be, and whether notes say so.")] = False,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file.")] = None,
-) -> None:
-    """Show the model zoo: published checkpoints and scores and, apart from them, those of this checkout."""
-    from fusion.publish.zoo import show_zoo
-
-    sys.exit(show_zoo(json=json, markdown=markdown, published=published, check=check, output=output))
-
-
-@app.command()
-def adopt(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A zoo name, a Hub repository, a folder.")],
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hub repository.")] = None,
-    target: Annotated[str | None, typer.Option("--as", metavar="NAME", help="NAME, or VARIANT/STAGE.")] = None,
-) -> None:
-    """Take an existing checkpoint into DVC, verified and with a record of where it came from."""
-    from fusion.adopt import adopt_checkpoint
-
-    settings, _ = _inputs()
-    print(adopt_checkpoint(settings, checkpoint, revision=revision, target=target))
 
 
 @app.command()
