@@ -108,7 +108,7 @@ def ingest(dataset: DatasetName, source: SourceName) -> None:
 @app.command()
 def shard(dataset: DatasetName, source: SourceName) -> None:
     """Decode, measure and hash one source, and write its shards and index."""
-    from fusion.data.shards import shard_source
+    from fusion.data.sharding.shards import shard_source
 
     settings, catalog = _inputs()
     with _recorded():

@@ -24,6 +24,8 @@ NOT_FOLLOWED = {
     "fusion/quiet.py": "what libraries print",
     "fusion/settings.py": "values reach a stage as params; a test pins the defaults that stand in no file",
     "fusion/data/catalog.py": "the same for the catalog",
+    "fusion/startup.py": "how often Python looks for garbage",
+    "fusion/zoo/rules.py": "lets a parent pass or refuses it",
 }
 """Files that cannot change what a stage writes, each with the reason."""
 
@@ -34,11 +36,13 @@ LOADED = {
     # file: what its texts load. An empty tuple: nothing, or what the stage's own entry of the catalog names.
     "fusion/data/curate/base.py": ("fusion/data/curate/blocks",),
     "fusion/data/ingest/origin.py": (),
+    "fusion/data/kinds.py": (),
     "fusion/data/validate.py": ("fusion/data/validation/page.html",),
     "fusion/publish/licence.py": ("fusion/publish/licences", "fusion/publish/licences.yaml"),
     "fusion/publish/text.py": ("fusion/publish/templates/card.md",),
-    "fusion/train/launch.py": ("fusion/train/rank.py",),
+    "fusion/train/launch.py": ("fusion/train/__main__.py",),
     "fusion/train/recipe.py": (),
+    "fusion/zoo/entries.py": ("fusion/zoo/zoo.yaml",),
 }
 LOADERS = {"import_module", "PackageLoader", "FileSystemLoader", "files", "iter_modules"}
 

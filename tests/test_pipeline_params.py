@@ -16,7 +16,7 @@ from fusion.data.benchmarks import build_benchmark
 from fusion.data.catalog import Catalog, Entry, load_catalog
 from fusion.data.curate import curate_dataset
 from fusion.data.ingest import ingest_source
-from fusion.data.shards import shard_source
+from fusion.data.sharding.shards import shard_source
 from fusion.data.validate import validate_dataset
 from fusion.evaluate.run import evaluate_variant
 from fusion.lineage.stages import Stage, resolve_stages

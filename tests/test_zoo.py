@@ -18,10 +18,10 @@ from fusion.publish.own_models import own_models
 from fusion.publish.zoo import check_lines, document, show_zoo
 from fusion.settings import STAGES, Settings, load_settings
 from fusion.zoo.arithmetic import can_refute, impossible_scores, is_possible, step_of
-from fusion.zoo.entries import ZooError, load_zoo, parse_zoo
+from fusion.zoo.entries import ZooError, load_zoo, parse_zoo, stage_note
 from fusion.zoo.markdown import markdown
 from fusion.zoo.own import NOT_RUN
-from fusion.zoo.rules import check_parent, checkpoint_identity, obligations, stage_note
+from fusion.zoo.rules import check_parent, checkpoint_identity, obligations
 from fusion.zoo.terminal import print_zoo
 from tests.publish.finished_run import write_evaluation
 

@@ -15,19 +15,19 @@ import yaml
 
 from fusion.adopt.errors import AdoptError
 from fusion.adopt.source import Source, choose_files, find_source
-from fusion.data.folders import output_folder
+from fusion.data.store.folders import output_folder
 from fusion.hashing import file_sha256
 from fusion.lineage.adopted import record_adoption
 from fusion.lineage.stages import producer_of, producers, resolve_stages
 from fusion.publish.own_models import ADOPT
 from fusion.settings import STAGES, Settings, Variant
+from fusion.zoo.entries import stage_note
 from fusion.zoo.rules import (
     Identity,
     check_same_base,
     checkpoint_identity,
     obligations,
     published_identity,
-    stage_note,
     variant_identity,
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fusion.adopt.errors import AdoptError
-from fusion.data.folders import read_json
+from fusion.data.store.folders import read_json
 from fusion.hashing import file_sha256
 from fusion.zoo.entries import ZooCheckpoint, load_zoo
 

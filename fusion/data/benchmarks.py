@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from fusion.data.errors import DataError
-from fusion.data.folders import output_folder, read_json, read_parquet, write_parquet
 from fusion.data.ingest.origin import BenchmarkOrigin
 from fusion.data.ingest.record import Reject
-from fusion.data.pixels import measure
-from fusion.data.tars import TarWriter
+from fusion.data.store.folders import output_folder, read_json, read_parquet, write_parquet
+from fusion.data.store.pixels import measure
+from fusion.data.store.tars import TarWriter
 from fusion.files import write_json
 
 if TYPE_CHECKING:

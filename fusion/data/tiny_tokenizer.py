@@ -11,8 +11,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from fusion.data.catalog import Catalog, load_catalog
-from fusion.data.folders import output_folder
 from fusion.data.ingest.origin import EmbeddedOrigin
+from fusion.data.store.folders import output_folder
 from fusion.files import write_json
 from fusion.model.template import TEMPLATES
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion.data.errors import DataError
-from fusion.data.folders import output_folder
+from fusion.data.store.folders import output_folder
 from fusion.data.validation.engine import run_suites
 from fusion.data.validation.suites import suites
 from fusion.data.validation.tables import Curated

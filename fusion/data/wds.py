@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import webdataset
 
-from fusion.data.folders import read_parquet
-from fusion.data.loader import LoaderError
-from fusion.data.order import Rows
+from fusion.data.store.folders import read_parquet
+from fusion.data.stream.loader import LoaderError
+from fusion.data.stream.order import Rows
 
 
 def open_webdataset(manifest: Path, root: Path = Path("."), **options: Any) -> webdataset.WebDataset:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from fusion.data.folders import output_folder, write_parquet
+from fusion.data.store.folders import output_folder, write_parquet
 from fusion.evaluate.benchmark import GREY, PRIOR, Benchmark, BenchmarkError, load_benchmark
 from fusion.evaluate.score import ClusterBootstrap, is_correct
 from fusion.evaluate.systems import CheckpointSystem, QuestionPrior

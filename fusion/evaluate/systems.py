@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from fusion.data.loader import Manifest, ShardReader
+from fusion.data.stream.loader import Manifest, ShardReader
 from fusion.evaluate.benchmark import Benchmark
 from fusion.evaluate.score import normalize
 from fusion.model.checkpoints import load_checkpoint

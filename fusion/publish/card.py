@@ -8,7 +8,7 @@ from fusion.data.catalog import Catalog
 from fusion.publish.facts import Facts
 from fusion.publish.licence import WeightsLicence
 from fusion.publish.text import templates
-from fusion.zoo.rules import stage_note
+from fusion.zoo.entries import stage_note
 
 EXAMPLE_QUESTION = "What shape is in the image?"
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from fusion.data.catalog import Catalog
-from fusion.data.folders import output_folder
+from fusion.data.store.folders import output_folder
 from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.lineage.ancestry import ancestry_of

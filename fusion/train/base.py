@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, SiglipVisionConfig
 
-from fusion.data.folders import output_folder
+from fusion.data.store.folders import output_folder
 from fusion.model.checkpoints import build_from_base, save_checkpoint
 from fusion.quiet import quiet_libraries
 from fusion.settings import BasePart, Model, Settings

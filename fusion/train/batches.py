@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.data.loader import LoaderError, Manifest, ShardReader
-from fusion.data.order import TrainingOrder, spread
+from fusion.data.stream.loader import LoaderError, Manifest, ShardReader
+from fusion.data.stream.order import TrainingOrder, spread
 from fusion.model.batch import EncodedSample, FusionBatch
 from fusion.model.processing import FusionProcessor
 from fusion.train.recipe import Recipe

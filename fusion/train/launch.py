@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 from fusion.errors import FusionError
+from fusion.settings import load_settings
 from fusion.train.recipe import Recipe
+from fusion.zoo.rules import check_parent
 
 
 class TrainingError(FusionError):
@@ -38,6 +40,8 @@ def check_inputs(recipe: Recipe) -> None:
         raise TrainingError(
             f"{recipe.stage} of {recipe.variant} continues {recipe.parent}, which is not there: run `dvc repro`"
         )
+    variant = load_settings(recipe.root / "params.yaml").variant(recipe.variant)
+    check_parent(recipe.parent, variant, recipe.stage, recipe.root)
     if not recipe.verdict.is_file():
         raise TrainingError(f"{recipe.dataset} has not been validated ({recipe.verdict} is missing): run `dvc repro`")
     if json.loads(recipe.verdict.read_text(encoding="utf-8"))["status"] != "passed":

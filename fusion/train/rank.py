@@ -8,7 +8,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from fusion.data.folders import output_folder
+from fusion.data.store.folders import output_folder
 from fusion.files import write_json
 from fusion.model.checkpoints import load_checkpoint, save_checkpoint
 from fusion.quiet import quiet_libraries

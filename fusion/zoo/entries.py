@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fusion.errors import FusionError
-from fusion.settings import Stage
+from fusion.settings import STAGES, Stage
 
 SCALE_DIGITS = 1
 """Digits after the point of the published scores."""
@@ -247,3 +247,11 @@ def load_zoo() -> Zoo:
 def stage_title(stage: Stage | str) -> str:
     """The published way to write a stage: "stage1_5" -> "Stage1.5"."""
     return stage.replace("stage", "Stage").replace("_", ".")
+
+
+def stage_note(stage: Stage | str | None) -> str | None:
+    """The sentence for the card of a checkpoint of `stage`; None for a finished model."""
+    if stage not in STAGES[:-1]:
+        return None
+    rules = load_zoo().rules
+    return f"This is a stage checkpoint: {rules.stage_checkpoint}. {rules.same_base[0].upper()}{rules.same_base[1:]}."

@@ -1,4 +1,4 @@
-"""The zoo's rules for continuing a checkpoint, and the note that a stage checkpoint's card bears.
+"""The zoo's rules for continuing a checkpoint.
 
 Only configuration files are read, no weights: the rule costs nothing before ranks start.
 """
@@ -58,14 +58,6 @@ class Identity:
     tower: Part
     template: str | None
     tokens: Mapping[str, int] | None = None
-
-
-def stage_note(stage: Stage | str | None) -> str | None:
-    """The sentence for the card of a checkpoint of `stage`; None for a finished model."""
-    if stage not in STAGES[:-1]:
-        return None
-    rules = load_zoo().rules
-    return f"This is a stage checkpoint: {rules.stage_checkpoint}. {rules.same_base[0].upper()}{rules.same_base[1:]}."
 
 
 def obligations(llm: str | None) -> tuple[str, tuple[str, ...]] | None:

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusion.data import workers
 from fusion.data.errors import DataError
-from fusion.data.images import ImageError, ImageStore
 from fusion.data.ingest.record import Reject
-from fusion.data.pixels import MODES, measure
+from fusion.data.sharding import workers
+from fusion.data.store.images import ImageError, ImageStore
+from fusion.data.store.pixels import MODES, measure
 from fusion.model.images import decode_image
 from fusion.model.template import SampleError
 from tests.data.workshop import DATASET, Workshop, picture, sample

@@ -93,7 +93,7 @@ def test_an_archive_that_changed_since_ingest_is_noticed(workshop: Workshop):
     workshop.ingest("s")
     with (workshop.published / "s.tar").open("ab") as tar:
         tar.write(bytes(512))
-    from fusion.data.shards import shard_source
+    from fusion.data.sharding.shards import shard_source
 
     with pytest.raises(DataError, match="changed since ingest"):
         shard_source(workshop.settings, workshop.catalog, dataset=DATASET, source="s", root=workshop.folder)

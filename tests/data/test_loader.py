@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from fusion.data.errors import DataError
-from fusion.data.loader import LoaderError, Manifest, ShardReader
+from fusion.data.stream.loader import LoaderError, Manifest, ShardReader
 
 CONVERSATION = [{"from": "human", "value": "<image>\nwhat is this?"}, {"from": "gpt", "value": "a dot"}]
 

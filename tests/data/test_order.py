@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.data.order import TrainingOrder, permute, spread
+from fusion.data.stream.order import TrainingOrder, permute, spread
 
 
 @given(size=st.integers(1, 3000), key=st.binary(min_size=1, max_size=8))

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from fusion.data import workers
 from fusion.data.errors import DataError, NoSpaceError
-from fusion.data.folders import full_disk_named, output_folder
-from fusion.data.shards import shard_source
-from fusion.data.tars import TarWriter
+from fusion.data.sharding import workers
+from fusion.data.sharding.shards import shard_source
+from fusion.data.store.folders import full_disk_named, output_folder
+from fusion.data.store.tars import TarWriter
 from fusion.hashing import file_sha256
 from tests.data.workshop import DATASET, Workshop, picture, sample, talk
 
@@ -152,8 +152,9 @@ def test_damaged_samples_of_an_earlier_stage_are_named(workshop: Workshop):
 
 def test_data_stages_start_without_the_heavy_libraries():
     code = (
-        "import sys, fusion.data.ingest, fusion.data.shards, fusion.data.curate, fusion.data.validate, "
-        "fusion.data.benchmarks, fusion.data.tokens; from fusion.data.catalog import load_catalog; load_catalog();"
+        "import sys, fusion.data.ingest, fusion.data.sharding.shards, fusion.data.curate, fusion.data.validate, "
+        "fusion.data.benchmarks, fusion.data.sharding.tokens; "
+        "from fusion.data.catalog import load_catalog; load_catalog();"
         "print([name for name in ('torch', 'transformers', 'great_expectations', 'webdataset') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.data.tokens import TokenCounter, load_tokenizer
+from fusion.data.sharding.tokens import TokenCounter, load_tokenizer
 from fusion.model.template import IMAGE_TAG, SampleError
 from tests.data.workshop import talk
 
@@ -76,8 +76,8 @@ def test_the_tiny_tokenizer_loses_nothing(text: str):
 
 
 def test_the_words_of_the_scenes_are_single_tokens():
-    from fusion.data.ingest.origins.scenes.picture import COLOURS, SHAPES
-    from fusion.data.ingest.origins.scenes.words import WORDS
+    from fusion.data.origins.scenes.picture import COLOURS, SHAPES
+    from fusion.data.origins.scenes.words import WORDS
 
     tokenizer = load_tokenizer(TINY)
     words = [

@@ -8,7 +8,7 @@ import pytest
 
 from fusion.data.benchmarks import build_benchmark
 from fusion.data.errors import DataError
-from fusion.data.loader import LoaderError
+from fusion.data.stream.loader import LoaderError
 from fusion.data.wds import open_webdataset
 from tests.data.workshop import DATASET, Workshop, picture, sample, talk
 

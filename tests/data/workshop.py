@@ -16,7 +16,7 @@ from PIL import Image
 from fusion.data.catalog import Catalog, load_catalog
 from fusion.data.curate import curate_dataset
 from fusion.data.ingest import ingest_source
-from fusion.data.shards import shard_source
+from fusion.data.sharding.shards import shard_source
 from fusion.settings import Settings, load_settings
 
 DATASET = "shapes"

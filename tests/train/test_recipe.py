@@ -49,7 +49,7 @@ def test_identity_changes_with_data_parent_and_code_but_not_with_place(tmp_path:
         made = recipe(tmp_path / name)
         for part in ("fusion/model", "fusion/train"):
             shutil.copytree(ROOT / part, made.root / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("fusion/data/order.py", "fusion/data/loader.py"):
+        for part in ("fusion/data/stream/order.py", "fusion/data/stream/loader.py"):
             (made.root / part).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / part, made.root / part)
         made.manifest.parent.mkdir(parents=True)

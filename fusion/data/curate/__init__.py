@@ -13,10 +13,10 @@ import polars as pl
 
 from fusion.data.curate.base import AT, Samples, load_blocks
 from fusion.data.errors import DataError
-from fusion.data.folders import output_folder, read_parquet, write_parquet
-from fusion.data.ledger import EVIDENCE_CHARS
-from fusion.data.ledger import SCHEMA as LEDGER
 from fusion.data.leftovers import check_leftovers
+from fusion.data.store.folders import output_folder, read_parquet, write_parquet
+from fusion.data.store.ledger import EVIDENCE_CHARS
+from fusion.data.store.ledger import SCHEMA as LEDGER
 from fusion.files import write_json
 
 if TYPE_CHECKING:

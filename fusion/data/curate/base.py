@@ -12,9 +12,9 @@ from typing import ClassVar
 import polars as pl
 
 from fusion.data.errors import DataError
-from fusion.data.folders import readable
 from fusion.data.ingest import SAMPLES
 from fusion.data.kinds import find_classes
+from fusion.data.store.folders import readable
 from fusion.settings import CurationProfile
 
 AT = "at"

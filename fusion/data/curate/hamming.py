@@ -39,7 +39,7 @@ def distance(first: bytes, second: bytes) -> int:
 
 
 def colour_difference(first: bytes, second: bytes) -> float:
-    """Mean absolute difference, 0-255, of two grids of mean colours (see fusion/data/pixels.py)."""
+    """Mean absolute difference, 0-255, of two grids of mean colours (see fusion/data/store/pixels.py)."""
     return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)
 
 

@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusion.data.errors import IngestError
-from fusion.data.folders import output_folder
 from fusion.data.ingest.embedded import write_published_layout
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.lock import LOCK, lock_images
 from fusion.data.ingest.origin import EmbeddedOrigin, Layout, PublishedOrigin
 from fusion.data.ingest.record import Reject, Row, read_row
 from fusion.data.ingest.sampling import chosen_rows, needs_count
-from fusion.data.ledger import write_ledger
-from fusion.data.sample import SourceInfo
+from fusion.data.store.folders import output_folder
+from fusion.data.store.ledger import write_ledger
+from fusion.data.store.sample import SourceInfo
 from fusion.files import write_json
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from fusion.data.ingest.origin import EmbeddedOrigin, Layout
-from fusion.data.tars import TarWriter
+from fusion.data.store.tars import TarWriter
 
 ANNOTATIONS = "annotations.json"
 IMAGES = "images.tar"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fusion.data.errors import DataError
-from fusion.data.images import file_size, find_containers
 from fusion.data.ingest.origin import Layout, PublishedOrigin
+from fusion.data.store.images import file_size, find_containers
 from fusion.hashing import file_sha256
 
 LOCK = "images.lock.json"

@@ -1,4 +1,4 @@
-"""Kinds of origin: where the samples of a source come from. One short file in fusion/data/ingest/origins/ a kind.
+"""Kinds of origin: where the samples of a source come from. One short file in fusion/data/origins/ a kind.
 
 A kind is a class whose fields are the keys of a catalog entry's `origin`; it is known as soon as its file is there.
 """
@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fusion.data.kinds import find_classes
-from fusion.data.sample import Message
+from fusion.data.store.sample import Message
 
-ORIGINS = "fusion.data.ingest.origins"
+ORIGINS = "fusion.data.origins"
 """The package that holds the kinds."""
 
 
@@ -62,7 +62,7 @@ class Origin(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     kind: ClassVar[str]
-    input: ClassVar[str] = "fusion/data/ingest/origins/__init__.py"
+    input: ClassVar[str] = "fusion/data/origins/__init__.py"
     """The file or folder of the project that the samples are made from; DVC runs the source again when it changes.
 
     The default stands for none: DVC's loops have no empty dependency, and this file says nothing.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from fusion.data.sample import Message
+from fusion.data.store.sample import Message
 
 
 @dataclass(frozen=True, slots=True)

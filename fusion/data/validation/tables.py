@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from fusion.data.folders import parquet_file, read_json, read_parquet, readable
-from fusion.data.shards import index_schema
+from fusion.data.sharding.shards import index_schema
+from fusion.data.store.folders import parquet_file, read_json, read_parquet, readable
 from fusion.hashing import file_sha256
 
 if TYPE_CHECKING:

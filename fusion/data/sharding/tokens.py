@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer
 
 from fusion.data.errors import DataError
-from fusion.data.sample import Message
+from fusion.data.store.sample import Message
 from fusion.model.template import IMAGE_TAG, LATENT_TAG, TEMPLATES, VISION_END, VISION_START, SampleError, read_turns
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from fusion.data.ingest.origins.scenes.picture import Fact, Picture
+from fusion.data.origins.scenes.picture import Fact, Picture
 
 Turn = tuple[str, str]
 _SHORT = ("what is this?", "give a short caption.", "what does the picture show?")

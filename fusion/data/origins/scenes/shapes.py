@@ -2,7 +2,7 @@
 
 import random
 
-from fusion.data.ingest.origins.scenes.picture import (
+from fusion.data.origins.scenes.picture import (
     COLOURS,
     SHAPES,
     Fact,

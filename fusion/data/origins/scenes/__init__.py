@@ -14,12 +14,12 @@ from PIL import Image
 from pydantic import Field
 
 from fusion.data.ingest.origin import BenchmarkOrigin, EmbeddedOrigin, Question, Record
-from fusion.data.ingest.origins.scenes.forms import FORMS, ask
-from fusion.data.ingest.origins.scenes.maths import maths
-from fusion.data.ingest.origins.scenes.picture import Picture
-from fusion.data.ingest.origins.scenes.places import place
-from fusion.data.ingest.origins.scenes.shapes import colour, count, spatial
-from fusion.data.ingest.origins.scenes.words import text
+from fusion.data.origins.scenes.forms import FORMS, ask
+from fusion.data.origins.scenes.maths import maths
+from fusion.data.origins.scenes.picture import Picture
+from fusion.data.origins.scenes.places import place
+from fusion.data.origins.scenes.shapes import colour, count, spatial
+from fusion.data.origins.scenes.words import text
 
 _MAKERS = {"colour": colour, "count": count, "spatial": spatial, "scene": place, "text": text, "maths": maths}
 _KINDS = ("open", "yes_no", "choice")

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusion.data.errors import DataError
-from fusion.data.folders import output_folders, parquet_file, read_json
 from fusion.data.ingest import SAMPLES
 from fusion.data.ingest.lock import LOCK, locked_containers
-from fusion.data.ledger import write_ledger
-from fusion.data.prepare import Prepared, RawRow, Task
-from fusion.data.sample import SourceInfo
-from fusion.data.tars import TarWriter
-from fusion.data.workers import prepare_all
+from fusion.data.sharding.prepare import Prepared, RawRow, Task
+from fusion.data.sharding.workers import prepare_all
+from fusion.data.store.folders import output_folders, parquet_file, read_json
+from fusion.data.store.ledger import write_ledger
+from fusion.data.store.sample import SourceInfo
+from fusion.data.store.tars import TarWriter
 
 if TYPE_CHECKING:
     from fusion.data.catalog import Catalog, Source

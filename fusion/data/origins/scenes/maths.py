@@ -4,7 +4,7 @@ import random
 
 from PIL import ImageDraw
 
-from fusion.data.ingest.origins.scenes.picture import (
+from fusion.data.origins.scenes.picture import (
     COLOURS,
     SIZE,
     Fact,

@@ -9,7 +9,7 @@ from itertools import islice
 
 from fusion.data.errors import DataError
 from fusion.data.ingest.record import Reject
-from fusion.data.prepare import Prepared, Preparer, RawRow, Task
+from fusion.data.sharding.prepare import Prepared, Preparer, RawRow, Task
 
 _CHUNK = 128
 _WORTH_PROCESSES = 3000

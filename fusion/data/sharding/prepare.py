@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from fusion.data.images import ImageError, ImageStore
 from fusion.data.ingest.record import Reject
-from fusion.data.pixels import Measured, measure
-from fusion.data.sample import Message, SourceInfo
+from fusion.data.store.images import ImageError, ImageStore
+from fusion.data.store.pixels import Measured, measure
+from fusion.data.store.sample import Message, SourceInfo
 from fusion.hashing import canonical_json
 
 RawRow = tuple[int, str | None, list[Message]]
@@ -49,7 +49,7 @@ class Preparer:
     def __init__(self, task: Task) -> None:
         # Samples are spread over processes already; threads inside each would only be in each other's way.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        from fusion.data.tokens import TokenCounter
+        from fusion.data.sharding.tokens import TokenCounter
 
         Image.MAX_IMAGE_PIXELS = None  # the limit of params.yaml holds instead
         self._task = task

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fusion.data.folders import write_parquet
+from fusion.data.store.folders import write_parquet
 
 SCHEMA: dict[str, pl.DataType] = {
     "sample_id": pl.String(),

@@ -4,7 +4,7 @@ import random
 
 from PIL import Image, ImageDraw
 
-from fusion.data.ingest.origins.scenes.picture import COLOURS, SIZE, Fact, Picture, article, draw_shape, shade
+from fusion.data.origins.scenes.picture import COLOURS, SIZE, Fact, Picture, article, draw_shape, shade
 
 _GROUNDS = {
     "field": (70, 170, 60),

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fusion.data.folders import read_parquet, readable
-from fusion.data.order import Rows
-from fusion.data.sample import Message
+from fusion.data.store.folders import read_parquet, readable
+from fusion.data.store.sample import Message
+from fusion.data.stream.order import Rows
 from fusion.errors import FusionError
 from fusion.hashing import file_sha256
 

@@ -1,0 +1,1 @@
+"""What all stations of the data share: folders written whole, tars read by offset, samples, pictures, the ledger."""

@@ -1,0 +1,1 @@
+"""From a manifest and its shards to the samples of each training step."""
