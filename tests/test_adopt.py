@@ -141,7 +141,7 @@ def test_an_adopted_stage_is_the_parent_of_the_next(settings: Settings, made: Pa
     ("target", "words"),
     [
         ("mine/stage3", "there is no stage `stage3`"),
-        ("nobody/stage1", "there is no variant `nobody`"),
+        ("nobody/stage1", "params.yaml has no variant `nobody`"),
         ("micro/stage1", "checkpoints/micro/stage1 is what the stage train makes"),
         ("tiny/stage1", "its base LLM is an unnamed model"),
         ("fusion-phi35-3b/stage1", "wanted is microsoft/Phi-3.5-mini-instruct"),

@@ -22,9 +22,12 @@ class TrainingError(FusionError):
 def train_stage(recipe: Recipe) -> None:
     """Trains one stage: checks its inputs, runs its ranks to the end, leaves the checkpoint at `recipe.output`.
 
-    Raises `TrainingError` naming the missing or failed input before any rank starts, or the exit code of the ranks.
+    Raises `TrainingError` naming the missing or failed input before any rank starts, or the exit code of the ranks, and
+    `ZooError` for a parent with another base LLM, vision encoder, template or tokenizer, naming both.
     """
     check_inputs(recipe)
+    variant = load_settings(recipe.root / "params.yaml").variant(recipe.variant)
+    check_parent(recipe.parent, variant, recipe.stage, recipe.root)
     command = launcher_command(recipe)
     result = subprocess.run(command, env=rank_environment(recipe), cwd=recipe.root, check=False)
     if result.returncode:
@@ -40,8 +43,6 @@ def check_inputs(recipe: Recipe) -> None:
         raise TrainingError(
             f"{recipe.stage} of {recipe.variant} continues {recipe.parent}, which is not there: run `dvc repro`"
         )
-    variant = load_settings(recipe.root / "params.yaml").variant(recipe.variant)
-    check_parent(recipe.parent, variant, recipe.stage, recipe.root)
     if not recipe.verdict.is_file():
         raise TrainingError(f"{recipe.dataset} has not been validated ({recipe.verdict} is missing): run `dvc repro`")
     if json.loads(recipe.verdict.read_text(encoding="utf-8"))["status"] != "passed":
