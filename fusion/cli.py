@@ -246,6 +246,23 @@ def chat(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A folder or a repository of the Hub.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; must not exist.")],
+    layout: Annotated[str, typer.Option(help="published, as the released models, or fusion.")] = "published",
+) -> None:
+    """Write a checkpoint in the other layout: the same tensors, another config.json."""
+    from fusion.model.export import export_checkpoint
+    from fusion.quiet import quiet_libraries
+
+    quiet_libraries()
+    try:
+        export_checkpoint(checkpoint, out, layout=layout)
+    except ValueError as error:
+        raise FusionError(str(error)) from error
+
+
+@app.command()
 def doctor() -> None:
     """Check the machine, the environment, the settings and the data, and say what to do about each problem."""
     from fusion.doctor import run_checks

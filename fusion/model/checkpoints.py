@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from fusion.model.configuration import FusionConfig
-from fusion.model.modeling import VISION_PREFIX, FusionForConditionalGeneration
+from fusion.model.loading import TOWER_PREFIX
+from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.model.processing import FusionProcessor, load_tokenizer
 from fusion.model.template import TEMPLATES, VISION_END, VISION_START
 
-TOWER_PREFIX = VISION_PREFIX + "vision_tower.vision_model."
 NEW_PARTS = ("mm_projector", "aux_projector", "vision_sampler_layers")
 _PAD_TOKENS = {"phi_3": "<unk>", "llama_3": "<|reserved_special_token_0|>"}
 
@@ -41,24 +41,27 @@ def save_checkpoint(model: FusionForConditionalGeneration, processor: FusionProc
 
 
 def load_checkpoint(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str = "cpu",
+    allow_pickle: bool = False,
 ) -> tuple[FusionForConditionalGeneration, FusionProcessor]:
-    """Read a folder (or Hub repository) written by `save_checkpoint`, in evaluation mode.
+    """Read a folder or Hub repository, written by `save_checkpoint` or in the released layout, in evaluation mode.
+
+    Args:
+        folder: with configuration, weights and tokenizer.
+        dtype: of all weights; "auto" = as they are stored.
+        device: of all weights.
+        allow_pickle: see `CheckedLoading.from_pretrained`.
 
     Raises:
-        ValueError: parameters are missing, left over or of another shape; all are named.
-        OSError: there is no configuration or no safetensors file.
+        ValueError: weights, configuration and tokenizer do not fit together; what does not is named.
+        OSError: there is no configuration, tokenizer or safetensors file.
     """
-    loaded: Any = FusionForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+    model: FusionForConditionalGeneration = FusionForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, allow_pickle=allow_pickle
     )
-    model: FusionForConditionalGeneration = loaded[0]
-    report: dict[str, Any] = loaded[1]
-    problems = {key: sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    problems = {key: names for key, names in problems.items() if names}
-    if problems:
-        raise ValueError(f"{folder}: the weights do not fit the configuration: {problems}")
-    model.model.freeze_unused()
     place: Any = device
     return model.to(place).eval(), FusionProcessor.from_pretrained(folder)
 

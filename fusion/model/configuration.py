@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, PreTrainedConfig, SiglipVisionConfig
 
+from fusion.model.published import is_published, published_types, read_published
 from fusion.model.template import TEMPLATES
 
 TEXT_MASKS = ("checkpoint", "paper")
@@ -53,7 +54,12 @@ class FusionConfig(PreTrainedConfig):
         level_size: hidden states in each of the two means of the multi-level features; None = the same rule.
         count_text_padding: text padding of a batch counts as keys of the early text rows, which makes a result depend
             on its neighbours. Only for comparison with recorded batches.
-        pad_token_id, end_of_turn_token_id, vision_start_token_id, vision_end_token_id: ids of the tokenizer.
+        pad_token_id, end_of_turn_token_id, vision_start_token_id, vision_end_token_id: ids of the tokenizer; None = not
+            known without it.
+        published: the config.json of a released checkpoint that this was translated from, None for others. Only
+            `published.write_published` reads it.
+
+    `from_pretrained` and `from_dict` take both layouts, ours and the released one (see `published.py`).
 
     Raises:
         ValueError: a field is out of range; the message starts with the field's name.
@@ -84,6 +90,7 @@ class FusionConfig(PreTrainedConfig):
     vision_start_token_id: int | None = None
     vision_end_token_id: int | None = None
     tie_word_embeddings: bool = False
+    published: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.text_config = _as_config(self.text_config, "text_config", "llama")
@@ -100,6 +107,19 @@ class FusionConfig(PreTrainedConfig):
         if self.level_size is None:
             self.level_size = (tower_layers - 1) // 2
         self._check()
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Fields of a folder's or repository's config.json, translated if it is a released one; unused arguments."""
+        fields, unused = super().get_config_dict(*args, **kwargs)
+        return (read_published(fields) if is_published(fields) else fields), unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A FusionConfig from fields in either layout; see `PreTrainedConfig.from_dict`."""
+        if is_published(config_dict):
+            config_dict = read_published(config_dict)
+        return super(FusionConfig, FusionConfig).from_dict(config_dict, **kwargs)
 
     @property
     def hidden_size(self) -> int:
@@ -179,3 +199,14 @@ class FusionConfig(PreTrainedConfig):
         for name in ("pad_token_id", "end_of_turn_token_id", "vision_start_token_id", "vision_end_token_id"):
             value = getattr(self, name)
             need(value is None or 0 <= value < self.vocab_size, name, f"{value} is outside 0..{self.vocab_size - 1}")
+
+
+def _register() -> None:
+    """Make AutoConfig know our `model_type` and the released ones, all of which give a FusionConfig."""
+    AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)
+    for model_type in published_types():
+        alias = type(f"Released{FusionConfig.__name__}", (FusionConfig,), {"model_type": model_type})
+        AutoConfig.register(model_type, alias, exist_ok=True)
+
+
+_register()

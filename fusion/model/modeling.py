@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import DynamicCache, GenerationMixin
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -20,9 +20,8 @@ from fusion.model.configuration import FusionConfig
 from fusion.model.generation import DecodeState, greedy_decode
 from fusion.model.head import OutputHead
 from fusion.model.layout import SequenceLayout, build_layout
+from fusion.model.loading import VISION_PREFIX, CheckedLoading
 from fusion.model.mapping import LossCounts, LossSums, NewLinear, SumCount, combine_losses
-
-VISION_PREFIX = "model.vision_tower."
 
 
 @dataclass
@@ -44,7 +43,7 @@ class FusionOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class FusionForConditionalGeneration(CheckedLoading, GenerationMixin):
     """A FUSION model. Parameter names and shapes are those of the published checkpoints."""
 
     config: FusionConfig
@@ -194,6 +193,3 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _next_logits(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         logits: Tensor = self.lm_head(self.model.norm(self.model.step(tokens, positions, mask, cache)[:, 0]))
         return logits
-
-
-AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)
