@@ -5,7 +5,12 @@ Source: design heading "Image input (static_hd)".
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
+import urllib.request
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +23,11 @@ from fusion.model.template import SampleError
 # Pillow's own limit against decompression bombs, made an error here whatever the process has set.
 MAX_PIXELS = 178_956_970
 NUM_VIEWS = 5
+# Everything that opens a picture goes through these decoders alone: others of Pillow's are old and seldom looked at.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Most bytes that are read from an address, and how long it may be silent, in seconds.
+MAX_DOWNLOAD = 64 * 1024 * 1024
+DOWNLOAD_TIMEOUT = 20
 
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -26,7 +36,7 @@ _PLAIN_MODES = ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
 
 def _open(source: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(source))
+        image = Image.open(io.BytesIO(source), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise SampleError("image_too_large", str(error)) from error
     except (OSError, ValueError, SyntaxError) as error:
@@ -34,12 +44,78 @@ def _open(source: bytes) -> Image.Image:
     return image
 
 
-def decode_image(source: Image.Image | bytes) -> Image.Image:
-    """An RGB picture from an encoded file or a PIL image.
+def load_image(source: Any, *, allow_urls: bool = False) -> Image.Image:
+    """An RGB picture from whatever a chat message may hold.
 
-    EXIF orientation is applied. Transparency (RGBA, LA, palettes and tRNS chunks) is composited on white. CMYK, YCbCr,
-    LAB, HSV, greyscale, palette and 1-bit pictures are converted by Pillow. 16-bit greyscale is scaled from 0..65535
-    to 0..255 with rounding (32-bit integers are clipped to 16 bits first). Of an animation the first frame is taken.
+    Args:
+        source: a PIL image; bytes of an encoded file; a path; "data:image/...;base64,..."; an http(s) address; or a
+            NumPy array, uint8 or bool [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGB, RGBA).
+        allow_urls: whether addresses are fetched (at most MAX_DOWNLOAD bytes).
+
+    Returns:
+        see `decode_image`.
+
+    Raises:
+        SampleError: as `decode_image`; also "image_unreadable" for a path or address that cannot be read or may not be.
+    """
+    if isinstance(source, Image.Image | bytes):
+        return decode_image(source)
+    if isinstance(source, np.ndarray):
+        return decode_image(_from_array(source))
+    if not isinstance(source, str | Path):
+        raise SampleError("image_unreadable", f"{type(source).__name__} is no picture, path, address or array")
+    text = str(source)
+    if text.startswith("data:"):
+        try:
+            return decode_image(base64.b64decode(text.partition(",")[2], validate=True))
+        except binascii.Error as error:
+            raise SampleError("image_unreadable", f"data address: {error}") from error
+    if text.startswith(("http://", "https://")):
+        if not allow_urls:
+            raise SampleError("image_unreadable", f"{text}: addresses are not fetched unless allow_urls=True")
+        return decode_image(_download(text))
+    try:
+        return decode_image(Path(text).read_bytes())
+    except (OSError, ValueError) as error:
+        if isinstance(error, SampleError):
+            raise
+        raise SampleError("image_unreadable", f"{text[:200]}: {type(error).__name__}") from error
+
+
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    if array.dtype != np.uint8:
+        raise SampleError(
+            "image_mode_unsupported", f"an array of {array.dtype} has no defined range of values; give uint8, 0 to 255"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
+        raise SampleError("image_mode_unsupported", f"an array of shape {array.shape} is not [H, W] or [H, W, 3 or 4]")
+    if not array.size:
+        raise SampleError("image_empty", f"the array has shape {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _download(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT) as answer:
+            data: bytes = answer.read(MAX_DOWNLOAD + 1)
+    except OSError as error:
+        raise SampleError("image_unreadable", f"{address}: {error}") from error
+    if len(data) > MAX_DOWNLOAD:
+        raise SampleError("image_too_large", f"{address}: is larger than {MAX_DOWNLOAD} bytes")
+    return data
+
+
+def decode_image(source: Image.Image | bytes) -> Image.Image:
+    """An RGB picture from an encoded file (of IMAGE_FORMATS) or a PIL image.
+
+    EXIF orientation is applied, so that the model sees what a person is shown (the reference implementation ignores
+    it). Transparency (RGBA, LA, palettes and tRNS chunks) is composited on white. CMYK, YCbCr, LAB, HSV, greyscale,
+    palette and 1-bit pictures are converted by Pillow. 16-bit greyscale is scaled from 0..65535 to 0..255 with rounding
+    (32-bit integers are clipped to 16 bits first). Of an animation the first frame is taken.
     A picture of one pixel is valid.
 
     Raises:

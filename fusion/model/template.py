@@ -61,13 +61,32 @@ class Turn:
 
 @dataclass(frozen=True)
 class Template:
-    """The fixed strings around system text, questions and answers."""
+    """The fixed strings around system text, questions and answers.
+
+    Attributes:
+        name: "phi_3" or "llama_3".
+        system: the system turn, whole.
+        user_start, assistant_start: headers before a question and before an answer.
+        turn_end: the token that ends a turn.
+        pad_token: fills batches; a tokenizer without it uses its own padding token.
+        control_tokens: what the tokenizer must know as one token each.
+    """
 
     name: str
     system: str
     user_start: str
     assistant_start: str
     turn_end: str
+    pad_token: str
+    control_tokens: tuple[str, ...]
+
+    @property
+    def _latents(self) -> str:
+        return VISION_START + LATENT_TAG + VISION_END
+
+    @property
+    def _image(self) -> str:
+        return VISION_START + IMAGE_TAG + VISION_END + "\n"
 
     def pieces(self, turns: Sequence[Turn]) -> list[str]:
         """The rendered prompt, cut at its markers: the marker tags stand as pieces of their own."""
@@ -88,6 +107,18 @@ class Template:
         """The whole prompt as one string, with `<latent_image>` and `<image>` standing for the markers."""
         return "".join(self.pieces(turns))
 
+    def parse(self, prompt: str) -> list[Turn] | None:
+        """The turns of a rendered prompt, or None if it is none: `render` gives the same string back."""
+        if not prompt.startswith(self.system + self.user_start):
+            return None
+        turns = []
+        for part in prompt.removeprefix(self.system + self.user_start).split(self.user_start):
+            body = part.removeprefix(self._latents)
+            question, _, answer = body.removeprefix(self._image).partition(self.turn_end + self.assistant_start)
+            given = answer.removesuffix(self.turn_end) if answer else None
+            turns.append(Turn(question, given, has_image=body.startswith(self._image)))
+        return turns if self.render(turns) == prompt else None
+
 
 TEMPLATES: dict[str, Template] = {
     template.name: template
@@ -98,6 +129,8 @@ TEMPLATES: dict[str, Template] = {
             user_start="\n<|user|>\n",
             assistant_start="\n<|assistant|>\n",
             turn_end="<|end|>",
+            pad_token="<unk>",
+            control_tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
         ),
         Template(
             name="llama_3",
@@ -111,6 +144,8 @@ TEMPLATES: dict[str, Template] = {
             user_start="<|start_header_id|>user<|end_header_id|>\n\n",
             assistant_start="<|start_header_id|>assistant<|end_header_id|>\n\n",
             turn_end="<|eot_id|>",
+            pad_token="<|reserved_special_token_0|>",
+            control_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         ),
     )
 }
