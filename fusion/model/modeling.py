@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationMixin
+from transformers import AutoConfig, DynamicCache, GenerationMixin
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -193,3 +193,6 @@ class FusionForConditionalGeneration(CheckedLoading, GenerationMixin):
     def _next_logits(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         logits: Tensor = self.lm_head(self.model.norm(self.model.step(tokens, positions, mask, cache)[:, 0]))
         return logits
+
+
+AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)
