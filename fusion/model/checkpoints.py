@@ -30,7 +30,6 @@ from fusion.model.processing import FusionProcessor, load_tokenizer
 from fusion.model.template import TEMPLATES, VISION_END, VISION_START
 
 NEW_PARTS = ("mm_projector", "aux_projector", "vision_sampler_layers")
-_PAD_TOKENS = {"phi_3": "<unk>", "llama_3": "<|reserved_special_token_0|>"}
 
 
 def save_checkpoint(model: FusionForConditionalGeneration, processor: FusionProcessor, folder: str | Path) -> None:
@@ -75,6 +74,14 @@ def add_vision_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
     return vocabulary[VISION_START], vocabulary[VISION_END]
 
 
+def add_template_tokens(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    """Add the control tokens of a template that the tokenizer does not know as one token each."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    missing = [token for token in TEMPLATES[template].control_tokens if token not in vocabulary]
+    if missing:
+        tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+
+
 def build_from_base(
     language: str | Path | PreTrainedConfig,
     vision: str | Path | PreTrainedConfig,
@@ -87,12 +94,14 @@ def build_from_base(
 ) -> tuple[FusionForConditionalGeneration, FusionProcessor]:
     """An initial model: language model + vision tower + new projectors and interaction layers + two new tokens.
 
-    The embedding and output matrices get exactly one row for each token; the rows of the two new tokens are the mean of
-    the rows before them.
+    The embedding and output matrices get exactly one row for each token; the rows of new tokens are the mean of the
+    rows before them. New are the two vision tokens, and the template's control tokens if the language model was
+    trained with others.
 
     Args:
         language: Hub id or folder of a Llama- or Phi3-type checkpoint, or a configuration for random weights.
-        vision: Hub id or folder of a SigLIP checkpoint, or a configuration for random weights.
+        vision: Hub id or folder of a SigLIP checkpoint (also SigLIP 2 with a fixed resolution), tower alone or with its
+            text model, or a configuration for random weights.
         tokenizer: Hub id, folder or tokenizer; None = the one beside the language model. A given tokenizer is changed.
         template: "phi_3" or "llama_3".
         seed: of everything that is drawn; the same on all machines with the same torch version.
@@ -103,7 +112,9 @@ def build_from_base(
         the model (in evaluation mode, on the CPU) and its processor.
 
     Raises:
-        ValueError: base models and options do not fit together; the message names the field.
+        ValueError: base models and options do not fit together, or a base model lacks tensors; the message names the
+            field.
+        OSError: a base model cannot be found or has no safetensors.
     """
     if template not in TEMPLATES:
         raise ValueError(f"template: {template!r} is not one of {sorted(TEMPLATES)}")
@@ -113,6 +124,7 @@ def build_from_base(
         tokenizer = language
     words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
     old_tokens = len(words)
+    add_template_tokens(words, template)
     vision_start, vision_end = add_vision_tokens(words)
     vocabulary: dict[str, int] = words.get_vocab()
     with torch.random.fork_rng(devices=[]):
@@ -124,7 +136,7 @@ def build_from_base(
             text_config=decoder.config.to_dict(),
             vision_config=tower.config.to_dict(),
             template=template,
-            pad_token_id=vocabulary.get(_PAD_TOKENS[template], cast("int | None", words.pad_token_id)),
+            pad_token_id=vocabulary.get(TEMPLATES[template].pad_token, cast("int | None", words.pad_token_id)),
             end_of_turn_token_id=vocabulary.get(TEMPLATES[template].turn_end),
             vision_start_token_id=vision_start,
             vision_end_token_id=vision_end,
@@ -139,17 +151,35 @@ def _language_model(source: str | Path | PreTrainedConfig, tokens: int, dtype: t
         fields = source.to_dict() | {"vocab_size": tokens}
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=dtype))
-    return cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True))
+    return _complete("language", source, AutoModelForCausalLM, dtype)
 
 
 def _vision_model(source: str | Path | PreTrainedConfig, dtype: torch.dtype) -> SiglipVisionModel:
+    given = source if isinstance(source, PreTrainedConfig) else AutoConfig.from_pretrained(source)
+    config = getattr(given, "vision_config", given)
+    if not isinstance(config, SiglipVisionConfig):
+        # SigLIP 2 with a free resolution embeds its patches in another way.
+        raise ValueError(f"vision: {config.model_type} is not a SigLIP vision model of fixed resolution")
     if isinstance(source, PreTrainedConfig):
-        config = getattr(source, "vision_config", source)
-        fields = {key: value for key, value in config.to_dict().items() if key != "model_type"}
-        made: Any = SiglipVisionModel._from_config(SiglipVisionConfig(**fields), dtype=dtype)
-    else:
-        made = SiglipVisionModel.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    return cast(SiglipVisionModel, made)
+        made: Any = SiglipVisionModel._from_config(SiglipVisionConfig(**_fields(config)), dtype=dtype)
+        return cast(SiglipVisionModel, made)
+    return cast(SiglipVisionModel, _complete("vision", source, SiglipVisionModel, dtype))
+
+
+def _fields(config: PreTrainedConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key != "model_type"}
+
+
+def _complete(field: str, source: str | Path, kind: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """A base model none of whose weights are left at random values."""
+    model, report = kind.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    lacking = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    if lacking:
+        names = sorted(lacking)
+        raise ValueError(f"{field}: {source} lacks {len(names)} tensors of {kind.__name__}, first {names[:3]}")
+    return cast(PreTrainedModel, model)
 
 
 @torch.no_grad()
