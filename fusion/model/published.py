@@ -71,6 +71,7 @@ def read_published(fields: dict[str, Any]) -> dict[str, Any]:
         ValueError: a field is missing or contradicts another one; the message starts with its name.
         OSError: the tower is unknown and cannot be found.
     """
+    original, fields = fields, copy.deepcopy(fields)
     family = _facts()["families"][fields["model_type"]]
     text = {key: fields[key] for key in (*_own_fields(family["text"]), *_ROPE) if fields.get(key) is not None}
     tower = _read_tower(fields)
@@ -95,7 +96,7 @@ def read_published(fields: dict[str, Any]) -> dict[str, Any]:
     for key, value in extension.get("fields", {}).items():
         own[key] = own[key] | value if key in ("text_config", "vision_config") else value
     if not extension.get("generated", False):
-        own["published"] = copy.deepcopy(fields)
+        own["published"] = copy.deepcopy(original)
     return own
 
 

@@ -353,5 +353,5 @@ def test_the_tower_keeps_its_unused_norm_frozen(tmp_path: Path) -> None:
 
 def test_reading_leaves_the_fields_alone() -> None:
     fields = released()
-    read_published(fields)
+    FusionConfig(**read_published(fields))
     assert fields == released()
