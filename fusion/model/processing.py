@@ -75,7 +75,7 @@ class FusionProcessor(SampleEncoder, ProcessorMixin):
         images: Any = None,
         *,
         messages: Conversation | Sequence[Conversation] | None = None,
-        padding_side: Literal["left", "right"] = "left",
+        padding_side: Literal["left", "right"] | None = None,
         padding: bool | str = True,
         max_length: int | None = None,
         allow_urls: bool = False,
@@ -90,7 +90,8 @@ class FusionProcessor(SampleEncoder, ProcessorMixin):
             images: one picture a text, or a list with one (or None, or a list of one) for each text. A picture is
                 what `images.load_image` takes. Messages may hold their pictures themselves.
             messages: another name for `text`.
-            padding_side: "left" for generation, "right" as in training.
+            padding_side: "left" as in generation, "right" as in training; None = "right" if every sample ends with an
+                answer, else "left".
             padding: rows are always padded to the longest; False is accepted for a single sample alone.
             max_length: most positions after the markers are replaced (see `count_tokens`); None = no limit. Nothing is
                 cut: a sample that is longer is an error.
@@ -118,7 +119,7 @@ class FusionProcessor(SampleEncoder, ProcessorMixin):
         samples, single = self._split(given)
         if return_tensors not in ("pt", None):
             raise ValueError(f"return_tensors: {return_tensors!r} is not supported, only 'pt'")
-        if padding_side not in ("left", "right"):
+        if padding_side not in (None, "left", "right"):
             raise ValueError(f"padding_side: {padding_side!r} is neither 'left' nor 'right'")
         if padding not in (True, "longest") and len(samples) > 1:
             raise ValueError(f"padding: {padding!r} is not supported; rows are padded to the longest")
@@ -243,10 +244,12 @@ class FusionProcessor(SampleEncoder, ProcessorMixin):
             raise SampleError(reason, f"the prompt has {places} places for {len(pictures)} pictures")
         return turns, pictures[0] if pictures else None
 
-    def _tensors(self, samples: Sequence[EncodedSample], padding_side: str) -> dict[str, Tensor]:
+    def _tensors(self, samples: Sequence[EncodedSample], padding_side: str | None) -> dict[str, Tensor]:
         tensors = dict(self.collate(samples))
         width = tensors["input_ids"].shape[1]
         mask = (torch.arange(width) < tensors["lengths"].unsqueeze(1)).long()
+        if padding_side is None:
+            padding_side = "right" if all((sample.labels != IGNORED).any() for sample in samples) else "left"
         if padding_side == "left":
             shift = width - tensors["lengths"].unsqueeze(1)
             index = (torch.arange(width) - shift) % width

@@ -58,9 +58,11 @@ def test_auto_classes_take_both_layouts(family: str, layout: str, tmp_path: Path
 @settings(max_examples=25, deadline=None)
 @given(
     talks=st.lists(st.tuples(st.lists(texts, min_size=1, max_size=5), st.booleans()), min_size=1, max_size=3),
-    side=st.sampled_from(["left", "right"]),
+    side=st.sampled_from(["left", "right", None]),
 )
-def test_tensors_are_those_of_the_published_format(family: str, talks: list[tuple[list[str], bool]], side: str) -> None:
+def test_tensors_are_those_of_the_published_format(
+    family: str, talks: list[tuple[list[str], bool]], side: str | None
+) -> None:
     _, processor = shared(family)
     conversations, samples = [], []
     for parts, seen in talks:
@@ -77,6 +79,8 @@ def test_tensors_are_those_of_the_published_format(family: str, talks: list[tupl
     again = processor.apply_chat_template(conversations, tokenize=True, return_dict=True, padding_side=side)
     assert isinstance(features, BatchFeature)
     assert features.keys() == again.keys() and all(torch.equal(features[key], again[key]) for key in features)
+    if side is None:
+        side = "right" if all(len(parts) % 2 == 0 for parts, _ in talks) else "left"
     batch = processor.collate(samples)
     assert features.keys() - {"labels"} == batch.keys() - {"labels"} | {"attention_mask"}
     mask = features["attention_mask"].bool()
