@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, DynamicCache
+from transformers import AutoModel
+from transformers.cache_utils import Cache
 
 from fusion.model.configuration import FusionConfig
 from fusion.model.images import normalize_pixels
@@ -158,7 +159,7 @@ class FusionModel(nn.Module):
         tiles, thumbnails = pictures.split([4, 1], dim=1)
         return tiles, thumbnails.squeeze(1), blank
 
-    def decode(self, inputs: EncodedInputs, layout: SequenceLayout, cache: DynamicCache | None = None) -> Tensor:
+    def decode(self, inputs: EncodedInputs, layout: SequenceLayout, cache: Cache | None = None) -> Tensor:
         """Hidden states of the whole sequence before the final norm: [B, L, D].
 
         Rows are right-padded and attention is causal, so no position sees padding and no mask is needed.
@@ -180,17 +181,6 @@ class FusionModel(nn.Module):
                 ).view_as(hidden)
         return hidden
 
-    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """One new token a row, without interaction: ids [B, 1] at positions [B, 1] -> hidden states [B, 1, D].
-
-        `mask` is bool [B, 1, 1, keys so far + 1].
-        """
-        hidden = self.embed_tokens(tokens)
-        rope = self.rotary_emb(hidden, position_ids=positions)
-        for index in range(len(self.layers)):
-            hidden = self._layer(index, hidden, mask, positions, rope, cache)
-        return hidden
-
     def _layer(
         self,
         index: int,
@@ -198,7 +188,7 @@ class FusionModel(nn.Module):
         mask: Tensor | None,
         positions: Tensor,
         rope: tuple[Tensor, Tensor],
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         output: Tensor = self.layers[index](
             hidden,

@@ -41,6 +41,8 @@ class FusionConfig(PreTrainedConfig):
         template: conversation template, "phi_3" or "llama_3".
         query_len: latent tokens a question, one of which is drawn for a training step; all squares.
         num_latents: fixed number of latent tokens a question in evaluation and generation; a square.
+        image_token_grid: in generation, the projected image features are resized bilinearly to so many tokens a side
+            (FUSION-L: 16 or 12); None = one token a patch.
         window_size: side w of the w x w context window of one latent token.
         num_of_vision_sampler_layers, start_of_vision_sampler_layers, stride_of_vision_sampler_layers: interaction
             layers follow the decoder layers start, start + stride, ...
@@ -73,6 +75,7 @@ class FusionConfig(PreTrainedConfig):
     template: str = "phi_3"
     query_len: list[int] | tuple[int, ...] = (4, 16, 36, 64, 144)
     num_latents: int = 16
+    image_token_grid: int | None = None
     window_size: int = 3
     num_of_vision_sampler_layers: int = 10
     start_of_vision_sampler_layers: int = 0
@@ -172,6 +175,8 @@ class FusionConfig(PreTrainedConfig):
         for length in self.query_len:
             need(isinstance(length, int) and is_square(length), "query_len", f"{length!r} is not a square")
         need(is_square(self.num_latents), "num_latents", f"{self.num_latents!r} is not a square")
+        grid = self.image_token_grid
+        need(grid is None or grid >= 1, "image_token_grid", f"{grid} is below 1")
         need(self.window_size >= 1, "window_size", f"{self.window_size} is below 1")
         need(self.mapping_loss_weight >= 0, "mapping_loss_weight", f"{self.mapping_loss_weight} is negative")
         for name in ("image_size", "patch_size"):

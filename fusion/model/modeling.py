@@ -1,4 +1,4 @@
-"""The model: backbone, output matrix, loss, greedy answers.
+"""The model: backbone, output matrix, loss.
 
 Source: paper section on dual-supervised semantic mapping loss; design heading of the same name.
 """
@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, DynamicCache, GenerationMixin
+from transformers import AutoConfig, GenerationMixin
 from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from fusion.model.backbone import FusionModel
 from fusion.model.batch import IGNORED, FusionBatch
 from fusion.model.configuration import FusionConfig
-from fusion.model.generation import DecodeState, greedy_decode
+from fusion.model.generation import DecoderStep, FusionGeneration
 from fusion.model.head import OutputHead
 from fusion.model.layout import SequenceLayout, build_layout
 from fusion.model.loading import VISION_PREFIX, CheckedLoading
@@ -43,7 +44,7 @@ class FusionOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class FusionForConditionalGeneration(CheckedLoading, GenerationMixin):
+class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, GenerationMixin):
     """A FUSION model. Parameter names and shapes are those of the published checkpoints."""
 
     config: FusionConfig
@@ -96,18 +97,29 @@ class FusionForConditionalGeneration(CheckedLoading, GenerationMixin):
         return layout.to(batch["pixels"].device)
 
     def forward(
-        self, batch: FusionBatch, *, num_latents: int | None = None, return_logits: bool = False, **_: Any
-    ) -> FusionOutput:
+        self,
+        batch: FusionBatch | None = None,
+        *,
+        num_latents: int | None = None,
+        return_logits: bool = False,
+        step: DecoderStep | None = None,
+        **_: Any,
+    ) -> FusionOutput | CausalLMOutputWithPast:
         """Loss of a batch.
 
         Args:
             batch: on the model's device.
             num_latents: q, a square; None = the configured fixed number.
             return_logits: also return the logits of all positions.
+            step: of a generation, instead of a batch; see `FusionGeneration.run_step`.
 
         Raises:
-            ValueError: see `layout`.
+            ValueError: see `layout`; or there is neither batch nor step.
         """
+        if step is not None:
+            return self.run_step(step)
+        if batch is None:
+            raise ValueError("batch: is needed")
         layout = self.layout(batch, num_latents)
         inputs = self.model.encode(batch["pixels"], layout)
         hidden = self.model.decode(inputs, layout)
@@ -155,44 +167,6 @@ class FusionForConditionalGeneration(CheckedLoading, GenerationMixin):
     def enable_activation_checkpointing(self) -> None:
         """Keep only the inputs of tower, decoder and interaction layers in training; recompute the rest."""
         self.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-    @torch.inference_mode()
-    def generate_answers(
-        self,
-        batch: FusionBatch,
-        max_new_tokens: int,
-        *,
-        num_latents: int | None = None,
-        stop_ids: tuple[int, ...] | None = None,
-    ) -> list[list[int]]:
-        """Greedy answers to a batch of prompts, with and without pictures mixed.
-
-        Args:
-            batch: of encoded prompts, each ending with the assistant's header.
-            max_new_tokens: at most so many tokens an answer.
-            num_latents: q; None = the configured fixed number.
-            stop_ids: tokens that end an answer; None = the template's end-of-turn token.
-
-        Returns:
-            new token ids of each sample, without the stop token; equal to those of one sample at a time.
-
-        Raises:
-            ValueError: see `layout`; or no end-of-turn token is configured and none is given.
-        """
-        if stop_ids is None:
-            if self.config.end_of_turn_token_id is None:
-                raise ValueError("end_of_turn_token_id: is not configured; pass stop_ids")
-            stop_ids = (self.config.end_of_turn_token_id,)
-        layout = self.layout(batch, num_latents)
-        cache = DynamicCache()
-        hidden = self.model.decode(self.model.encode(batch["pixels"], layout), layout, cache)
-        last = hidden.flatten(0, 1).index_select(0, layout.last_positions)
-        state = DecodeState(cache, layout.lengths.to(hidden.device), layout.length)
-        return greedy_decode(self._next_logits, self.lm_head(self.model.norm(last)), state, max_new_tokens, stop_ids)
-
-    def _next_logits(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        logits: Tensor = self.lm_head(self.model.norm(self.model.step(tokens, positions, mask, cache)[:, 0]))
-        return logits
 
 
 AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)

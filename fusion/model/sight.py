@@ -1,0 +1,190 @@
+"""What generation needs of pictures: features without the training's losses, kept for pictures that come again.
+
+Source: design headings "Context-aware recursive alignment decoding" (tile features do not depend on the text) and
+"Token budgets" (`image_token_grid`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fusion.model.backbone import FusionModel
+from fusion.model.interaction import pool_context, pool_latents, repeat_blank_tile, stitch_tiles
+from fusion.model.layout import SequenceLayout
+
+
+@dataclass(frozen=True)
+class PooledTiles:
+    """The tiles of one picture as the latents of a question use them; they do not depend on the question.
+
+    Attributes:
+        latents: initial values, [q, D].
+        context: windows, [q, w * w, D]; None without interaction layers.
+    """
+
+    latents: Tensor
+    context: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.latents.nbytes + (0 if self.context is None else self.context.nbytes)
+
+
+class PictureCache:
+    """Pooled tile features of the pictures seen last, for later turns, other chats and repeated pictures.
+
+    An entry is found by the picture's pixels (sha256), the number of latents, and the weights of tower and projector:
+    the model object with the version counter of each parameter, so that further training or loading makes entries
+    unreachable, which then age out. May be shared by threads and by models.
+
+    Args:
+        max_bytes: what all entries may take; those used longest ago leave first. Entries stay on the model's device.
+    """
+
+    def __init__(self, max_bytes: int = 256 << 20) -> None:
+        self.max_bytes = max_bytes
+        self.hits = 0
+        self.misses = 0
+        self._entries: OrderedDict[Hashable, PooledTiles] = OrderedDict()
+        self._models: WeakKeyDictionary[FusionModel, int] = WeakKeyDictionary()
+        self._numbers = 0
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Bytes that all entries take."""
+        return self._bytes
+
+    def keys(self, backbone: FusionModel, pixels: Tensor, num_latents: int) -> list[Hashable]:
+        """One key a picture of uint8 [N, 5, 3, S, S]. The thumbnail counts too, though only the tiles are kept."""
+        parts = [*backbone.vision_tower.parameters(), *backbone.mm_projector.parameters()]
+        # Inference tensors have no version; nothing but inference mode can change them.
+        weights = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts)
+        with self._lock:
+            if backbone not in self._models:
+                self._numbers += 1
+                self._models[backbone] = self._numbers
+            model = self._models[backbone]
+        identity = (model, hash(weights), backbone.config.window_size, num_latents)
+        return [(*identity, hashlib.sha256(picture.numpy()).digest()) for picture in pixels.cpu()]
+
+    def find(self, key: Hashable) -> PooledTiles | None:
+        """The entry, which now is the one used last."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+                self._entries.move_to_end(key)
+            return entry
+
+    def store(self, key: Hashable, entry: PooledTiles) -> None:
+        """Add an entry and drop old ones. An entry larger than everything allowed is not kept."""
+        with self._lock:
+            if key in self._entries or entry.size > self.max_bytes:
+                return
+            self._entries[key] = entry
+            self._bytes += entry.size
+            while self._bytes > self.max_bytes:
+                _, old = self._entries.popitem(last=False)
+                self._bytes -= old.size
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is shown to the decoder.
+
+    Attributes:
+        images: image tokens of each sample with a picture, [R, image tokens, D].
+        tiles: of each picture, then of the blank picture when there is a text-only sample.
+    """
+
+    images: Tensor
+    tiles: list[PooledTiles]
+
+
+def look(
+    backbone: FusionModel,
+    pixels: Tensor,
+    layout: SequenceLayout,
+    num_latents: int,
+    image_token_grid: int | None,
+    pictures: PictureCache | None,
+) -> Sight:
+    """Encode the pictures of a batch of prompts.
+
+    Args:
+        backbone: the model.
+        pixels: uint8 [N, 5, 3, S, S], on the model's device.
+        layout: of the batch.
+        num_latents: q.
+        image_token_grid: side of the square of image tokens; None = one token a patch.
+        pictures: where tile features are looked up and kept; None = nowhere.
+    """
+    keys = pictures.keys(backbone, pixels, num_latents) if pictures is not None else []
+    known = [pictures.find(key) for key in keys] if pictures is not None else [None] * len(pixels)
+    new = [index for index, entry in enumerate(known) if entry is None]
+    tower, config, has_blank = backbone.vision_tower.layers, backbone.config, layout.num_blank > 0
+    tiles, rows, blank = backbone._embed_pictures(pixels, has_blank)
+    plain = torch.cat([tiles[new].flatten(0, 1), blank])
+    if layout.row_image is not None and len(pixels):
+        rows = rows.index_select(0, layout.row_image)
+    if config.text_guided and len(rows):
+        instruct = backbone.embed_tokens(layout.instruct_ids)
+        text = tower.text_rows(layout.instruct_ids != 0, instruct.dtype, layout.text_padded)
+        plain_levels, guided = tower(plain, torch.cat([rows, backbone.aux_projector(instruct)], dim=1), text)
+        features = backbone.mm_projector(plain_levels)
+        images = backbone.mm_projector(guided[:, : rows.shape[1]])
+    else:
+        plain_levels, _ = tower(torch.cat([plain, rows]), None, None)
+        features, images = backbone.mm_projector(plain_levels).split([len(plain), len(rows)])
+
+    tile_features, blank_features = features.split([4 * len(new), len(blank)])
+    tile_features = tile_features.view(len(new), 4, *tile_features.shape[1:])
+    if has_blank:
+        tile_features = torch.cat([tile_features, repeat_blank_tile(blank_features)])
+    fresh = _pool(backbone, tile_features, num_latents)
+    if pictures is not None:
+        for index, entry in zip(new, fresh, strict=False):
+            pictures.store(keys[index], entry)
+    waiting = iter(fresh)
+    shown = [entry if entry is not None else next(waiting) for entry in known]
+    return Sight(resize_image_tokens(images, image_token_grid), [*shown, *waiting])
+
+
+def _pool(backbone: FusionModel, tiles: Tensor, num_latents: int) -> list[PooledTiles]:
+    """[I, 4, V, D] -> I entries."""
+    if not len(tiles):
+        return []
+    feature_map = stitch_tiles(tiles)
+    latents = pool_latents(feature_map, num_latents)
+    if not backbone.interaction_at:
+        return [PooledTiles(one.clone(), None) for one in latents]
+    context = pool_context(feature_map, num_latents, backbone.config.window_size)
+    # Copies: a view would keep the whole batch in memory for as long as one picture is cached.
+    return [PooledTiles(one.clone(), windows.clone()) for one, windows in zip(latents, context, strict=True)]
+
+
+def resize_image_tokens(images: Tensor, grid: int | None) -> Tensor:
+    """Projected image features [R, V, D] resized bilinearly to [R, grid * grid, D]; None = as they are."""
+    side = round(images.shape[1] ** 0.5)
+    if grid is None or grid == side or not len(images):
+        return images
+    square = images.transpose(1, 2).unflatten(2, (side, side))
+    resized = F.interpolate(square.float(), size=(grid, grid), mode="bilinear", align_corners=False)
+    return resized.to(images.dtype).flatten(2).transpose(1, 2)
