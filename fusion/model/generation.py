@@ -131,7 +131,7 @@ class FusionGeneration(GenerationMixin):
             pixels=pixels,
         )
         prompt = self.prompt(batch, num_latents, image_token_grid, pictures)
-        return self.continue_from(prompt, input_ids.to(self._place), generation_config, **options)
+        return self.continue_from(prompt, input_ids, generation_config, **options)
 
     @torch.inference_mode()
     def generate_answers(
@@ -163,7 +163,7 @@ class FusionGeneration(GenerationMixin):
                 raise ValueError("end_of_turn_token_id: is not configured; pass stop_ids")
             stop_ids = (self.config.end_of_turn_token_id,)
         prompt = self.prompt(batch, num_latents, options.pop("image_token_grid", None), options.pop("pictures", None))
-        ids = batch["input_ids"].to(self._place)
+        ids = batch["input_ids"]
         options = {"do_sample": False, "num_beams": 1} | options
         found = self.continue_from(prompt, ids, max_new_tokens=max_new_tokens, eos_token_id=list(stop_ids), **options)
         answers = []
@@ -212,11 +212,12 @@ class FusionGeneration(GenerationMixin):
         for name in ("past_key_values", "cache_implementation", "inputs_embeds", "position_ids"):
             if options.get(name) is not None:
                 raise ValueError(f"{name}: cannot be used here; a ChatSession goes on from what was decoded before")
+        ids = ids.to(self._place)
         given = generation_config if generation_config is not None else GenerationConfig()
         stops = options.pop("eos_token_id", given.eos_token_id)
         padding = options.pop("pad_token_id", given.pad_token_id)
         given = copy.deepcopy(given)
-        given.eos_token_id = self._stop_ids() if stops is None else stops
+        given.eos_token_id = self.stop_ids(stops)
         given.pad_token_id = (self.config.pad_token_id or 0) if padding is None else padding
         given.update(**{name: options.pop(name) for name in list(options) if hasattr(given, name)})
         hidden = self.config.vision_start_token_id
@@ -228,6 +229,7 @@ class FusionGeneration(GenerationMixin):
                 generation_config=given,
                 attention_mask=torch.ones_like(shown),
                 prompt=prompt,
+                width=ids.shape[1],
                 **options,
             )
         # A copy made outside of inference mode is a tensor like any other to the caller.
@@ -259,11 +261,12 @@ class FusionGeneration(GenerationMixin):
         prompt: Prompt | None = None,
         state: DecoderState | None = None,
         copies: int = 1,
+        width: int = 0,
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, DecoderStep]:
         """Arguments of the next forward pass; called by Transformers' loops."""
-        del past_key_values, attention_mask, kwargs
+        del past_key_values, attention_mask, width, kwargs
         assert state is not None
         return {"step": DecoderStep(state, prompt if is_first_iteration else None, copies, input_ids[:, -1:])}
 
@@ -297,7 +300,7 @@ class FusionGeneration(GenerationMixin):
             if getattr(generation_config, name):
                 raise ValueError(f"{name}: is not recorded in generation")
         prompt: Prompt = model_kwargs["prompt"]
-        room = generation_config.max_length - self._shown_length(model_kwargs)
+        room = generation_config.max_length - model_kwargs["width"]
         done = prompt.state.filled if prompt.state is not None else 0
         starts = [done + length for length in prompt.lengths]
         check_positions(self.config.text_config, starts, [start + room - 1 for start in starts], done)
@@ -305,11 +308,10 @@ class FusionGeneration(GenerationMixin):
         model_kwargs["state"] = state
         model_kwargs["past_key_values"] = state.cache
 
-    @staticmethod
-    def _shown_length(model_kwargs: dict[str, Any]) -> int:
-        return int(cast(Tensor, model_kwargs["attention_mask"]).shape[1])
-
-    def _stop_ids(self) -> list[int]:
+    def stop_ids(self, given: int | list[int] | None = None) -> list[int]:
+        """Tokens that end an answer: the given ones, else those of generation_config and the end of a turn."""
+        if given is not None:
+            return [given] if isinstance(given, int) else list(given)
         own = self.generation_config.eos_token_id
         stops = own if isinstance(own, list) else [own]
         return sorted({token for token in [*stops, self.config.end_of_turn_token_id] if token is not None})

@@ -69,8 +69,11 @@ class PictureCache:
         """Bytes that all entries take."""
         return self._bytes
 
-    def keys(self, backbone: FusionModel, pixels: Tensor, num_latents: int) -> list[Hashable]:
-        """One key a picture of uint8 [N, 5, 3, S, S]. The thumbnail counts too, though only the tiles are kept."""
+    def keys(self, backbone: FusionModel, pixels: Tensor, has_blank: bool, num_latents: int) -> list[Hashable]:
+        """One key a picture of uint8 [N, 5, 3, S, S], then one of the blank picture.
+
+        The thumbnail counts too, though only the tiles are kept.
+        """
         parts = [*backbone.vision_tower.parameters(), *backbone.mm_projector.parameters()]
         # Inference tensors have no version; nothing but inference mode can change them.
         weights = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts)
@@ -80,7 +83,8 @@ class PictureCache:
                 self._models[backbone] = self._numbers
             model = self._models[backbone]
         identity = (model, hash(weights), backbone.config.window_size, num_latents)
-        return [(*identity, hashlib.sha256(picture.numpy()).digest()) for picture in pixels.cpu()]
+        names = [hashlib.sha256(picture.numpy()).hexdigest() for picture in pixels.cpu()]
+        return [(*identity, name) for name in [*names, *(["blank"] if has_blank else [])]]
 
     def find(self, key: Hashable) -> PooledTiles | None:
         """The entry, which now is the one used last."""
@@ -136,12 +140,10 @@ def look(
         image_token_grid: side of the square of image tokens; None = one token a patch.
         pictures: where tile features are looked up and kept; None = nowhere.
     """
-    keys = pictures.keys(backbone, pixels, num_latents) if pictures is not None else []
-    known = [pictures.find(key) for key in keys] if pictures is not None else [None] * len(pixels)
-    new = [index for index, entry in enumerate(known) if entry is None]
     tower, config, has_blank = backbone.vision_tower.layers, backbone.config, layout.num_blank > 0
+    wanted = _Wanted(backbone, pixels, has_blank, num_latents, pictures)
     tiles, rows, blank = backbone._embed_pictures(pixels, has_blank)
-    plain = torch.cat([tiles[new].flatten(0, 1), blank])
+    plain = torch.cat([tiles[wanted.tiled].flatten(0, 1), blank[: wanted.blank]])
     if layout.row_image is not None and len(pixels):
         rows = rows.index_select(0, layout.row_image)
     if config.text_guided and len(rows):
@@ -153,24 +155,68 @@ def look(
     else:
         plain_levels, _ = tower(torch.cat([plain, rows]), None, None)
         features, images = backbone.mm_projector(plain_levels).split([len(plain), len(rows)])
+    return Sight(resize_image_tokens(images, image_token_grid), wanted.filled(features))
 
-    tile_features, blank_features = features.split([4 * len(new), len(blank)])
-    tile_features = tile_features.view(len(new), 4, *tile_features.shape[1:])
-    if has_blank:
-        tile_features = torch.cat([tile_features, repeat_blank_tile(blank_features)])
-    fresh = _pool(backbone, tile_features, num_latents)
-    if pictures is not None:
-        for index, entry in zip(new, fresh, strict=False):
-            pictures.store(keys[index], entry)
-    waiting = iter(fresh)
-    shown = [entry if entry is not None else next(waiting) for entry in known]
-    return Sight(resize_image_tokens(images, image_token_grid), [*shown, *waiting])
+
+def look_at_tiles(
+    backbone: FusionModel, pixels: Tensor, num_latents: int, pictures: PictureCache | None
+) -> PooledTiles:
+    """The tiles of one picture, uint8 [1, 5, 3, S, S], or of the blank picture, [0, 5, 3, S, S]."""
+    pixels = pixels.to(next(backbone.parameters()).device)
+    wanted = _Wanted(backbone, pixels, len(pixels) == 0, num_latents, pictures)
+    if wanted.tiled or wanted.blank:
+        tiles, _, blank = backbone._embed_pictures(pixels, len(pixels) == 0)
+        levels, _ = backbone.vision_tower.layers(torch.cat([tiles.flatten(0, 1), blank]), None, None)
+        return wanted.filled(backbone.mm_projector(levels))[0]
+    return wanted.filled(None)[0]
+
+
+class _Wanted:
+    """Which pictures' tiles are not known yet.
+
+    Attributes:
+        tiled: indices of these pictures.
+        blank: 1 if the blank picture is among them, else 0.
+    """
+
+    def __init__(
+        self, backbone: FusionModel, pixels: Tensor, has_blank: bool, num_latents: int, pictures: PictureCache | None
+    ) -> None:
+        self._backbone = backbone
+        self._num_latents = num_latents
+        self._pictures = pictures
+        self._keys: list[Hashable] = []
+        count = len(pixels) + has_blank
+        self._known: list[PooledTiles | None] = [None] * count
+        if pictures is not None:
+            self._keys = pictures.keys(backbone, pixels, has_blank, num_latents)
+            self._known = [pictures.find(key) for key in self._keys]
+        new = [index for index, entry in enumerate(self._known) if entry is None]
+        self.tiled = [index for index in new if index < len(pixels)]
+        self.blank = len(new) - len(self.tiled)
+
+    def filled(self, features: Tensor | None) -> list[PooledTiles]:
+        """Entries of all pictures, given the new ones' features: 4 rows a picture, then 1 of the blank one."""
+        fresh: list[PooledTiles] = []
+        if features is not None and len(features):
+            tiles, blank = features.split([4 * len(self.tiled), self.blank])
+            tiles = tiles.view(len(self.tiled), 4, *tiles.shape[1:])
+            if self.blank:
+                tiles = torch.cat([tiles, repeat_blank_tile(blank)])
+            fresh = _pool(self._backbone, tiles, self._num_latents)
+        waiting = iter(fresh)
+        entries = []
+        for index, entry in enumerate(self._known):
+            if entry is None:
+                entry = next(waiting)
+                if self._pictures is not None:
+                    self._pictures.store(self._keys[index], entry)
+            entries.append(entry)
+        return entries
 
 
 def _pool(backbone: FusionModel, tiles: Tensor, num_latents: int) -> list[PooledTiles]:
     """[I, 4, V, D] -> I entries."""
-    if not len(tiles):
-        return []
     feature_map = stitch_tiles(tiles)
     latents = pool_latents(feature_map, num_latents)
     if not backbone.interaction_at:
