@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from fusion.model.batch import LATENT_MARKER, FusionBatch
-from fusion.model.decoding import DecoderState, Segment
-from fusion.model.generation import Prompt
+from fusion.model.decoding import DecoderState, Prompt, Segment
 from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.model.processing import FusionProcessor
 from fusion.model.sight import PictureCache, PooledTiles, look_at_tiles

@@ -6,6 +6,7 @@ positions, so a row never depends on its neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -168,6 +169,38 @@ class DecoderState:
         dtype = cast(Tensor, self.backbone.norm.weight).dtype
         zero = torch.zeros((), dtype=dtype, device=positions.device)
         return torch.where(hidden, torch.finfo(dtype).min, zero)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a generation starts with.
+
+    Attributes:
+        lengths: positions of each row once markers are replaced, without what `state` holds.
+        segment: encodes pictures and text; called once.
+        state: of a conversation that goes on; None = a new one.
+    """
+
+    lengths: list[int]
+    segment: Callable[[], Segment]
+    state: DecoderState | None = None
+
+
+@dataclass(frozen=True)
+class DecoderStep:
+    """One call of the decoder within a generation: the prompt first, then one token a row.
+
+    Attributes:
+        state: changed by the step.
+        prompt: to be read, or None.
+        copies: rows that each row of the prompt becomes after it was read (beams, samples).
+        tokens: int64 [B, 1], read when there is no prompt.
+    """
+
+    state: DecoderState
+    prompt: Prompt | None
+    copies: int
+    tokens: Tensor
 
 
 def check_positions(config: PreTrainedConfig, starts: list[int], ends: list[int], done: int = 0) -> None:

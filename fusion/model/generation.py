@@ -8,8 +8,6 @@ model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -21,42 +19,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from fusion.model.backbone import FusionModel
 from fusion.model.batch import FusionBatch
 from fusion.model.configuration import FusionConfig, is_square
-from fusion.model.decoding import DecoderState, Segment, check_positions
+from fusion.model.decoding import DecoderState, DecoderStep, Prompt, Segment, check_positions
 from fusion.model.layout import SequenceLayout, build_layout
 from fusion.model.prompt import prompt_batch
 from fusion.model.sight import PictureCache, Sight, look
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a generation starts with.
-
-    Attributes:
-        lengths: positions of each row once markers are replaced, without what `state` holds.
-        segment: encodes pictures and text; called once.
-        state: of a conversation that goes on; None = a new one.
-    """
-
-    lengths: list[int]
-    segment: Callable[[], Segment]
-    state: DecoderState | None = None
-
-
-@dataclass(frozen=True)
-class DecoderStep:
-    """One call of the decoder within a generation: the prompt first, then one token a row.
-
-    Attributes:
-        state: changed by the step.
-        prompt: to be read, or None.
-        copies: rows that each row of the prompt becomes after it was read (beams, samples).
-        tokens: int64 [B, 1], read when there is no prompt.
-    """
-
-    state: DecoderState
-    prompt: Prompt | None
-    copies: int
-    tokens: Tensor
 
 
 class FusionGeneration(GenerationMixin):

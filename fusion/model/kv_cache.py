@@ -12,7 +12,7 @@ class RoomyLayer(DynamicLayer):
     """Keys and values of one decoder layer, [B, heads, length, head width], as views of larger buffers.
 
     Transformers' own growing layer copies everything at each token; its static layer has attention read all the room,
-    empty or not. Both cost more than the token itself once a batch of long prompts is decoded.
+    empty or not.
     """
 
     def __init__(self, room: int) -> None:
