@@ -6,9 +6,11 @@ vision encoding" and "Context-aware recursive alignment decoding".
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.cache_utils import Cache
@@ -24,6 +26,7 @@ from fusion.model.interaction import (
 )
 from fusion.model.layout import SequenceLayout
 from fusion.model.mapping import Projector, SumCount, image_mapping_loss, no_loss, text_mapping_loss
+from fusion.model.packing import PACKED, Spans
 from fusion.model.vision import VisionTower
 
 
@@ -65,7 +68,8 @@ class FusionModel(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.config = config
-        decoder = AutoModel.from_config(config.text_config)
+        # The layers get a configuration of their own, which leads them to attention that knows packed samples.
+        decoder = AutoModel.from_config(copy.deepcopy(config.text_config), attn_implementation=PACKED)
         for part in ("embed_tokens", "layers", "norm", "rotary_emb"):
             if not hasattr(decoder, part):
                 raise ValueError(f"text_config: {type(decoder).__name__} is not of Llama or Phi3 type (no {part})")
@@ -94,82 +98,77 @@ class FusionModel(nn.Module):
             pixels: uint8 [N, 5, 3, S, S].
             layout: of the batch, on the device of `pixels`.
         """
-        ids = torch.cat([layout.text_ids, layout.instruct_ids.flatten()])
-        text, instruct = self.embed_tokens(ids).split([len(layout.text_ids), layout.instruct_ids.numel()])
-        vision = self.see(pixels, instruct.view(*layout.instruct_ids.shape, -1), layout)
+        ids = torch.cat([layout.text_ids, layout.instruct_ids])
+        text, instruct = self.embed_tokens(ids).split([len(layout.text_ids), len(layout.instruct_ids)])
+        vision = self.see(pixels, instruct, layout)
 
         num_images, num_latents, width = len(pixels), layout.latent_positions.shape[1], text.shape[-1]
         feature_map = stitch_tiles(vision.tiles)
         latents = pool_latents(feature_map, num_latents)[:num_images]
         context = pool_context(feature_map, num_latents, self.config.window_size) if self.interaction_at else None
-        # Without any picture the one thumbnail row is the blank picture's, which is shown to nobody.
-        shown = vision.images if num_images else vision.images[:0]
-        table = torch.cat([text.new_zeros(1, width), text, shown.reshape(-1, width), latents.reshape(-1, width)])
-        embeddings = table.index_select(0, layout.gather).view(-1, layout.length, width)
+        table = [text.new_zeros(1, width), text, vision.images.flatten(0, 1), latents.flatten(0, 1)]
+        embeddings = torch.cat(table).index_select(0, layout.gather).view(-1, layout.length, width)
         return EncodedInputs(embeddings, context, vision.text_mapping, vision.image_mapping)
 
     def see(self, pixels: Tensor, instruct: Tensor, layout: SequenceLayout) -> VisionFeatures:
         """Features of all pictures and the mapping losses.
 
+        The tower always runs both of its streams, an empty one too: ranks of a sharded model must call the same layers.
+
         Args:
             pixels: uint8 [N, 5, 3, S, S].
-            instruct: embedded instructions of the thumbnail rows, [R, T, D].
+            instruct: embedded instructions of the thumbnail rows, [n, D].
             layout: of the batch.
         """
-        tower, num_images = self.vision_tower.layers, len(pixels)
-        tiles, thumbnails, blank = self._embed_pictures(pixels, layout.num_blank > 0)
-        rows = thumbnails if num_images else blank
+        tower, num_images, guided_rows = self.vision_tower.layers, len(pixels), layout.guided
+        plain, rows = self._embed_pictures(pixels, layout.num_blank > 0)
         if layout.row_image is not None:
             rows = rows.index_select(0, layout.row_image)
-        plain = torch.cat([tiles.flatten(0, 1), blank])
+        blank = plain[4 * num_images :]
         if self.config.text_guided:
-            is_text = layout.instruct_ids != 0
-            text_rows = tower.text_rows(is_text, instruct.dtype, layout.text_padded)
-            guided = torch.cat([rows, self.aux_projector(instruct)], dim=1)
-            plain_levels, guided_levels = tower(plain, guided, text_rows)
+            guided = torch.cat([rows.flatten(0, 1), self.aux_projector(instruct)])
+            plain_levels, guided_levels = tower(plain, guided, guided_rows)
             features = self.mm_projector(plain_levels)
-            sizes = [rows.shape[1], instruct.shape[1]]
-            images, read = self.mm_projector(guided_levels).split(sizes, dim=1)
-            text_mapping = text_mapping_loss(instruct, read, is_text)
+            images, read = guided_rows.split(self.mm_projector(guided_levels))
+            images = images.unflatten(0, (rows.shape[0], rows.shape[1]))
+            num_text = sum(guided_rows.text.lengths)
+            text_mapping = text_mapping_loss(instruct[:num_text], read[:num_text])
         else:
             plain_levels, _ = tower(torch.cat([plain, rows]), None, None)
             features, images = self.mm_projector(plain_levels).split([len(plain), len(rows)])
             text_mapping = no_loss(features)
         tile_features, blank_features = features.split([4 * num_images, len(blank)])
-        tile_features = tile_features.view(num_images, 4, *tile_features.shape[1:])
+        tile_features = tile_features.unflatten(0, (num_images, 4))
         if layout.num_blank:
             tile_features = torch.cat([tile_features, repeat_blank_tile(blank_features)])
 
-        mapped, targets, weights = images, rows, layout.row_weights
-        if layout.blank_apart:
+        mapped, targets, weights = images, rows, torch.ones(len(rows), dtype=torch.int64, device=rows.device)
+        if layout.num_blank:
             mapped, targets = torch.cat([mapped, blank_features]), torch.cat([targets, blank])
-            weights = torch.cat([weights, weights.new_full((1,), layout.num_blank)])
+            weights = F.pad(weights, (0, 1), value=layout.num_blank)
         image_mapping = image_mapping_loss(targets, self.aux_projector(mapped), weights)
         return VisionFeatures(tile_features, images, text_mapping, image_mapping)
 
-    def _embed_pictures(self, pixels: Tensor, with_blank: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden state 0 of tiles [N, 4, V, d], thumbnails [N, V, d] and the blank picture [0 or 1, V, d]."""
-        tower = self.vision_tower.layers
-        images = pixels.shape[0]
-        cut = tower.cut(pixels.flatten(0, 1))
-        values = torch.zeros(len(cut) + with_blank, *cut.shape[1:], device=cut.device)
-        values[: len(cut)] = normalize_pixels(cut)
-        pictures, blank = tower.embed(values).split([len(cut), int(with_blank)])
-        pictures = pictures.view(images, 5, *pictures.shape[1:])
-        tiles, thumbnails = pictures.split([4, 1], dim=1)
-        return tiles, thumbnails.squeeze(1), blank
+    def _embed_pictures(self, pixels: Tensor, with_blank: bool) -> tuple[Tensor, Tensor]:
+        """Hidden state 0 of the rows without text (4 N tiles, then the blank picture) and of thumbnails [N, V, d]."""
+        tower, images = self.vision_tower.layers, len(pixels)
+        pieces = [normalize_pixels(tower.cut(pixels[:, :4].flatten(0, 1))), normalize_pixels(tower.cut(pixels[:, 4]))]
+        if with_blank:
+            pieces.insert(1, pieces[0].new_zeros(1, *pieces[0].shape[1:]))
+        # In the order in which they are used, so that taking them apart copies nothing.
+        plain, thumbnails = tower.embed(torch.cat(pieces)).split([4 * images + with_blank, images])
+        return plain, thumbnails
 
     def decode(self, inputs: EncodedInputs, layout: SequenceLayout, cache: Cache | None = None) -> Tensor:
         """Hidden states of the whole sequence before the final norm: [B, L, D].
 
-        Rows are right-padded and attention is causal, so no position sees padding and no mask is needed.
+        A row is one sample, right-padded, or all samples packed (see SequenceLayout). Attention is causal and stays
+        inside its sample, so no position sees padding and no mask is needed.
         """
         hidden = inputs.embeddings
-        positions = torch.arange(layout.length, device=hidden.device).unsqueeze(0)
-        mask = self._window_mask(positions)
-        rope = self.rotary_emb(hidden, position_ids=positions)
+        rope = self.rotary_emb(hidden, position_ids=layout.positions)
         for index in range(len(self.layers)):
-            hidden = self._layer(index, hidden, mask, positions, rope, cache)
+            hidden = self._layer(index, hidden, None, layout.positions, rope, cache, layout.spans)
             number = self.interaction_at.get(index)
             if number is not None:
                 hidden = self.vision_sampler_layers[number](
@@ -177,7 +176,7 @@ class FusionModel(nn.Module):
                     inputs.context,
                     layout.question_positions,
                     layout.latent_positions,
-                    layout.image_of_question,
+                    layout.question_grid,
                 ).view_as(hidden)
         return hidden
 
@@ -189,6 +188,7 @@ class FusionModel(nn.Module):
         positions: Tensor,
         rope: tuple[Tensor, Tensor],
         cache: Cache | None,
+        spans: Spans | None = None,
     ) -> Tensor:
         output: Tensor = self.layers[index](
             hidden,
@@ -197,13 +197,8 @@ class FusionModel(nn.Module):
             past_key_values=cache,
             use_cache=cache is not None,
             position_embeddings=rope,
+            spans=spans,
+            window=getattr(self.config.text_config, "sliding_window", None),
+            implementation=self.config.text_config._attn_implementation,
         )
         return output
-
-    def _window_mask(self, positions: Tensor) -> Tensor | None:
-        """bool [1, 1, L, L] where the decoder has a sliding window shorter than the sequence."""
-        window = getattr(self.config.text_config, "sliding_window", None)
-        if window is None or positions.shape[1] <= window:
-            return None
-        distance = positions[0, :, None] - positions
-        return ((distance >= 0) & (distance < window))[None, None]

@@ -6,6 +6,7 @@ Source: paper section on context-aware recursive alignment decoding; design head
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,23 @@ class PairLinear(NewLinear):
         return F.linear(left, weight_left).unsqueeze(1) + F.linear(right, weight_right)
 
 
+@dataclass(frozen=True)
+class QuestionGrid:
+    """Questions sorted by picture, so that those of one picture meet its windows together.
+
+    Attributes:
+        question: int64 [I * m], which question stands at each of the m places of each picture; any one at a free place.
+        place: int64 [Q], place of each question.
+    """
+
+    question: Tensor
+    place: Tensor
+
+    def to(self, device: torch.device) -> QuestionGrid:
+        """The same grid on another device."""
+        return QuestionGrid(*(part.to(device, non_blocking=True) for part in (self.question, self.place)))
+
+
 class CrossAttention(nn.Module):
     """Attention of each latent over its own window; every projection normalises its input first."""
 
@@ -42,28 +60,30 @@ class CrossAttention(nn.Module):
         self.v_proj = normed()
         self.o_proj = NewLinear(width, width, bias=False)
 
-    def forward(self, queries: Tensor, context: Tensor, image_of_question: Tensor | None) -> Tensor:
+    def forward(self, queries: Tensor, context: Tensor, grid: QuestionGrid | None) -> Tensor:
         """Attend.
 
         Args:
             queries: [Q, q, D].
             context: [I, q, w * w, D], one window for each latent of each image.
-            image_of_question: int64 [Q], None when question i belongs to image i for every i.
+            grid: questions sorted by image; None when question i belongs to image i for every i.
 
         Returns:
             [Q, q, D].
         """
-        # Keys and values depend on the image alone: computed once per image, shared by its questions.
+        # Keys and values depend on the image alone: made once per image, and shared by its questions without copies.
         key, value = self.k_proj(context), self.v_proj(context)
-        if image_of_question is not None:
-            key, value = key.index_select(0, image_of_question), value.index_select(0, image_of_question)
+        query = self.q_proj(queries)
+        if grid is not None:
+            query = query.index_select(0, grid.question)
+        query = query.unflatten(0, (context.shape[0], -1)).transpose(1, 2)
 
         def heads(x: Tensor) -> Tensor:
             return x.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        query = self.q_proj(queries).unsqueeze(2)
         mixed = F.scaled_dot_product_attention(heads(query), heads(key), heads(value))
-        return self.o_proj(mixed.transpose(1, 2).reshape(queries.shape))
+        mixed = mixed.transpose(1, 2).flatten(2).unflatten(0, (context.shape[0], -1)).transpose(1, 2).flatten(0, 1)
+        return self.o_proj(mixed if grid is None else mixed.index_select(0, grid.place))
 
 
 class InteractionLayer(GradientCheckpointingLayer):
@@ -85,7 +105,7 @@ class InteractionLayer(GradientCheckpointingLayer):
         context: Tensor,
         question_positions: Tensor,
         latent_positions: Tensor,
-        image_of_question: Tensor | None,
+        grid: QuestionGrid | None,
     ) -> Tensor:
         """Add the update to the latent positions; all others are untouched.
 
@@ -94,7 +114,7 @@ class InteractionLayer(GradientCheckpointingLayer):
             context: [I, q, w * w, D].
             question_positions: int64 [Q], position of the last token before the answer.
             latent_positions: int64 [Q, q].
-            image_of_question: see CrossAttention.
+            grid: see CrossAttention.
 
         Returns:
             [N, D].
@@ -103,7 +123,7 @@ class InteractionLayer(GradientCheckpointingLayer):
         question = hidden.index_select(0, question_positions)
         latents = hidden.index_select(0, positions).view(*latent_positions.shape, -1)
         pair = self.proj_in(question, latents)
-        seen = self.cross_attn(pair, self.proj_context(context), image_of_question)
+        seen = self.cross_attn(pair, self.proj_context(context), grid)
         aligned = self.norm(seen + pair)
         update = self.proj_out["linear_2"](F.gelu(self.proj_out["linear_1"](aligned)))
         return hidden.index_add(0, positions, update.flatten(0, 1).to(hidden.dtype))
@@ -116,7 +136,7 @@ class InteractionBlock(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([InteractionLayer(width, heads)])
 
-    def forward(self, *args: Tensor | None) -> Tensor:
+    def forward(self, *args: Tensor | QuestionGrid | None) -> Tensor:
         """See InteractionLayer."""
         return self.layers[0](*args)
 

@@ -1,7 +1,8 @@
 """Where everything goes once markers are replaced: index tensors, computed once per batch on the host.
 
 One gather builds the input of the decoder from a table of rows: a zero row, the text tokens, the image features and the
-initial latents, in this order. Positions of all samples lie in one axis (row * L + position).
+initial latents, in this order. Positions of all samples lie in one axis: one sample behind the other (packed, as in
+training), or right-padded to the longest (row * L + position, as a cache of keys needs them).
 
 Source: design heading "Context-aware recursive alignment decoding".
 """
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor
 
 from fusion.model.batch import IGNORED, FusionBatch
+from fusion.model.guided import GuidedRows
+from fusion.model.interaction import QuestionGrid
+from fusion.model.packing import Spans
 
 Indices = npt.NDArray[np.int64]
 
@@ -26,51 +30,55 @@ class SequenceLayout:
     """Index tensors of one batch for given V and q; Q questions, R thumbnail rows, I pictures.
 
     Attributes:
-        length: L, positions of a row after the markers are replaced, right-padded.
-        lengths: int64 [B], real positions of each row (on the host).
+        spans: the samples in one packed row; None when they are rows of their own, right-padded.
+        length: L, positions of a row after the markers are replaced. A packed batch is one row.
+        lengths: int64 [B], real positions of each sample (on the host).
+        positions: int64 [1, L], position of each place of a row in its sample.
         text_ids: int64 [n], all text tokens of the batch.
-        gather: int64 [B * L], row of the table for each position.
+        gather: int64 [rows * L], row of the table for each position.
         question_positions: int64 [Q], last token before each answer.
         latent_positions: int64 [Q, q].
-        image_of_question: int64 [Q] into the I pictures, or None when it counts 0, 1, 2, ..., I - 1.
-        last_positions: int64 [B], last real position of each row.
+        question_grid: the questions sorted by picture, or None when question i belongs to picture i for every i.
+        last_positions: int64 [B], last real position of each sample.
         supervised_positions: int64 [n], positions whose next token is supervised.
         supervised_targets: int64 [n], those next tokens.
-        supervised_samples: int64 [n], their rows; supervised_counts: int64 [B].
-        instruct_ids: int64 [R, T], instructions of the thumbnail rows.
+        supervised_samples: int64 [n], their samples; supervised_counts: int64 [B].
+        instruct_ids: int64 [n], instructions of the thumbnail rows, one behind the other, text padding (id 0) last.
+        guided: how the thumbnail rows and these instructions make one stream.
         row_image: int64 [R] into the pictures, or None when it counts 0, 1, 2, ..., N - 1.
-        row_weights: int64 [R], samples that a row stands for.
-        text_padded: whether a thumbnail row has padding among its instruction.
-        num_blank: samples without a picture.
-        blank_apart: the blank picture's image loss is taken from its tile (pictures and text-only samples are mixed).
+        num_blank: samples without a picture; they share one blank one.
     """
 
+    spans: Spans | None
     length: int
     lengths: Tensor
+    positions: Tensor
     text_ids: Tensor
     gather: Tensor
     question_positions: Tensor
     latent_positions: Tensor
-    image_of_question: Tensor | None
+    question_grid: QuestionGrid | None
     last_positions: Tensor
     supervised_positions: Tensor
     supervised_targets: Tensor
     supervised_samples: Tensor
     supervised_counts: Tensor
     instruct_ids: Tensor
+    guided: GuidedRows
     row_image: Tensor | None
-    row_weights: Tensor
-    text_padded: bool
     num_blank: int
-    blank_apart: bool
 
     def to(self, device: torch.device) -> SequenceLayout:
         """A copy with the index tensors on `device` (`lengths` stays on the host)."""
         if device.type == "cpu":
             return self
-        names = [field.name for field in fields(self) if field.name != "lengths"]
-        tensors = {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
-        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor) and field.name != "lengths":
+                moved[field.name] = value.to(device, non_blocking=True)
+            elif isinstance(value, Spans | GuidedRows | QuestionGrid):
+                moved[field.name] = value.to(device)
         return replace(self, **moved)
 
 
@@ -80,7 +88,23 @@ def _unless_counting(index: Indices, count: int) -> Tensor | None:
     return torch.from_numpy(index)
 
 
-def build_layout(batch: FusionBatch, num_patches: int, num_latents: int) -> SequenceLayout:
+def _question_grid(picture_of_question: Indices, pictures: int) -> QuestionGrid | None:
+    if len(picture_of_question) == pictures and bool((picture_of_question == np.arange(pictures)).all()):
+        return None
+    counts = np.bincount(picture_of_question, minlength=pictures)
+    places = int(counts.max())
+    order = np.argsort(picture_of_question, kind="stable")
+    within = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.empty_like(order)
+    place[order] = picture_of_question[order] * places + within
+    question = np.zeros(pictures * places, dtype=np.int64)
+    question[place] = np.arange(len(place))
+    return QuestionGrid(torch.from_numpy(question), torch.from_numpy(place))
+
+
+def build_layout(
+    batch: FusionBatch, num_patches: int, num_latents: int, *, packed: bool = False, count_text_padding: bool = False
+) -> SequenceLayout:
     """Lay out a batch.
 
     The first marker of a sample with a picture takes its V image features, every later one q latents; a sample without
@@ -90,6 +114,8 @@ def build_layout(batch: FusionBatch, num_patches: int, num_latents: int) -> Sequ
         batch: see FusionBatch.
         num_patches: V.
         num_latents: q.
+        packed: one row of all samples without padding, instead of a right-padded row a sample.
+        count_text_padding: see FusionConfig.
 
     Raises:
         ValueError: a sample's markers and question ends do not match.
@@ -114,12 +140,16 @@ def build_layout(batch: FusionBatch, num_patches: int, num_latents: int) -> Sequ
     taken = np.where(first, num_patches, np.where(latent, num_latents, valid)).astype(np.int64)
     starts = np.cumsum(taken, axis=1) - taken
     lengths = taken.sum(1)
-    length = int(lengths.max())
-    starts += np.arange(size)[:, None] * length
+    length = int(lengths.sum() if packed else lengths.max())
+    first_positions = np.cumsum(lengths) - lengths if packed else np.arange(size) * length
+    starts += first_positions[:, None]
+    positions = np.arange(length)
+    if packed:
+        positions -= np.repeat(first_positions, lengths)
 
     num_images = len(batch["pixels"])
     image_rows = np.flatnonzero(has_image)
-    gather = np.zeros(size * length, dtype=np.int64)
+    gather = np.zeros(length if packed else size * length, dtype=np.int64)
     is_text = valid & ~marker
     num_text = int(is_text.sum())
     gather[starts[is_text]] = 1 + np.arange(num_text)
@@ -138,31 +168,29 @@ def build_layout(batch: FusionBatch, num_patches: int, num_latents: int) -> Sequ
     supervised[:, 0] = False
 
     num_blank = size - len(image_rows)
-    if len(image_rows):
-        row_image, row_weights = image_index[image_rows], np.ones(len(image_rows), dtype=np.int64)
-        instruct = host["instruct_ids"][image_rows]
-        instruct = instruct[:, : max(int((instruct != 0).cumsum(1).argmax(1).max()) + 1, 1)]
-    else:
-        # The tower always runs both of its streams: ranks of a sharded model must call the same layers.
-        row_image, row_weights = np.zeros(1, dtype=np.int64), np.array([size])
-        instruct = np.zeros((1, 1), dtype=np.int64)
+    row_image = image_index[image_rows]
+    instruct = host["instruct_ids"][image_rows]
+    # Text has no positions in the tower, and id 0 is seen by nobody: it is left out wherever it stands.
+    real = instruct != 0
+    padding = (~real).sum(1) if count_text_padding else np.zeros(len(instruct), dtype=np.int64)
+    instruct_ids = np.concatenate([instruct[real], np.zeros(int(padding.sum()), dtype=np.int64)])
     return SequenceLayout(
+        spans=Spans.of(lengths.tolist()) if packed else None,
         length=length,
         lengths=torch.from_numpy(lengths),
+        positions=torch.from_numpy(positions).unsqueeze(0),
         text_ids=torch.from_numpy(ids[is_text]),
         gather=torch.from_numpy(gather),
         question_positions=torch.from_numpy(starts[question_rows, ends[question_rows, turns]]),
         latent_positions=torch.from_numpy(latent_positions),
-        image_of_question=_unless_counting(image_of_question, num_images + (num_blank > 0)),
-        last_positions=torch.from_numpy(np.arange(size) * length + lengths - 1),
+        question_grid=_question_grid(image_of_question, num_images + (num_blank > 0)),
+        last_positions=torch.from_numpy(first_positions + lengths - 1),
         supervised_positions=torch.from_numpy(starts[supervised] - 1),
         supervised_targets=torch.from_numpy(labels[supervised]),
         supervised_samples=torch.from_numpy(np.nonzero(supervised)[0]),
         supervised_counts=torch.from_numpy(supervised.sum(1)),
-        instruct_ids=torch.from_numpy(np.ascontiguousarray(instruct)),
-        row_image=_unless_counting(row_image, max(num_images, 1)),
-        row_weights=torch.from_numpy(row_weights),
-        text_padded=bool((instruct == 0).any()),
+        instruct_ids=torch.from_numpy(instruct_ids),
+        guided=GuidedRows.of(num_patches, real.sum(1).tolist(), padding.tolist()),
+        row_image=_unless_counting(row_image, num_images),
         num_blank=num_blank,
-        blank_apart=num_blank > 0 and len(image_rows) > 0,
     )

@@ -74,16 +74,15 @@ def cosine_distance(left: Tensor, right: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(left.float(), right.float(), dim=-1)
 
 
-def text_mapping_loss(embeddings: Tensor, features: Tensor, is_text: Tensor) -> SumCount:
-    """Distance of instruction tokens from their features after the tower.
+def text_mapping_loss(embeddings: Tensor, features: Tensor) -> SumCount:
+    """Distance of instruction tokens from their features after the tower, padding left out before.
 
     Args:
-        embeddings: token embeddings of the instruction, [R, T, D].
-        features: projected tower features of the same tokens, [R, T, D].
-        is_text: bool [R, T], False at padding.
+        embeddings: token embeddings of the instructions, [n, D].
+        features: projected tower features of the same tokens, [n, D].
     """
-    distance = cosine_distance(embeddings, features).masked_fill(~is_text, 0)
-    return SumCount(distance.sum(), is_text.sum())
+    distance = cosine_distance(embeddings, features)
+    return SumCount(distance.sum(), torch.full((), len(distance), device=distance.device))
 
 
 def image_mapping_loss(patches: Tensor, mapped: Tensor, weights: Tensor) -> SumCount:

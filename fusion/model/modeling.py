@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -84,8 +85,10 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
         """Replace the token embedding."""
         self.model.embed_tokens = value
 
-    def layout(self, batch: FusionBatch, num_latents: int | None = None) -> SequenceLayout:
+    def layout(self, batch: FusionBatch, num_latents: int | None = None, *, packed: bool = False) -> SequenceLayout:
         """Index tensors of a batch on the batch's device; `num_latents` None = the configured fixed number.
+
+        `packed`: the samples one behind the other, instead of right-padded rows.
 
         Raises:
             ValueError: markers do not fit the questions, or ids are outside the vocabulary.
@@ -93,7 +96,13 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
         highest = int(batch.host["input_ids"].max())
         if highest >= self.config.vocab_size:
             raise ValueError(f"input_ids: {highest} is outside the vocabulary of {self.config.vocab_size}")
-        layout = build_layout(batch, self.config.num_patches, num_latents or self.config.num_latents)
+        layout = build_layout(
+            batch,
+            self.config.num_patches,
+            num_latents or self.config.num_latents,
+            packed=packed,
+            count_text_padding=self.config.count_text_padding,
+        )
         return layout.to(batch["pixels"].device)
 
     def forward(
@@ -120,7 +129,7 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
             return self.run_step(step)
         if batch is None:
             raise ValueError("batch: is needed")
-        layout = self.layout(batch, num_latents)
+        layout = self.layout(batch, num_latents, packed=True)
         inputs = self.model.encode(batch["pixels"], layout)
         hidden = self.model.decode(inputs, layout)
         # Only what is supervised meets the output matrix.
@@ -134,8 +143,14 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
             loss_sums=sums,
             sample_loss_sums=sample_sums.detach(),
             sample_loss_counts=layout.supervised_counts,
-            logits=self.lm_head(self.model.norm(hidden)) if return_logits else None,
+            logits=self._logits(hidden[0], layout) if return_logits else None,
         )
+
+    def _logits(self, hidden: Tensor, layout: SequenceLayout) -> Tensor:
+        """Logits [B, L, vocabulary] of packed hidden states [N, D], zeros at padding."""
+        rows = hidden.split(layout.lengths.tolist())
+        logits: Tensor = self.lm_head(self.model.norm(pad_sequence(rows, batch_first=True)))
+        return logits
 
     def loss_counts(self, batch: FusionBatch) -> LossCounts:
         """The three counts of a batch without running it, to normalise over an optimiser step; host only."""

@@ -1,14 +1,14 @@
 """The SigLIP tower with text rows: one implementation for every SigLIP-type tower.
 
-Two streams go through the same layers: plain rows (patches alone: the tiles) and guided rows (patches of a thumbnail,
-then projected instruction tokens). They are separate tensors, never slices of one.
+Two streams go through the same layers side by side: plain rows (patches alone: the tiles) and guided ones (the patches
+of all thumbnails, then the projected instruction tokens of all of them, packed without padding). They are separate
+tensors, never slices of one.
 
 Source: paper section on text-guided unified vision encoding; design heading "Text-guided unified vision encoding".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -19,25 +19,12 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fusion.model.configuration import FusionConfig
+from fusion.model.guided import GuidedRows
+from fusion.model.packing import Pattern, Spans, attend
 
-# How the text rows of a guided stream take part in one layer.
-#   full: everyone sees every real key.  uniform: text rows average all keys.  blind: patches do not see text.
+# How the text of a guided stream takes part in one layer.
+#   full: everyone sees every key of its row.  uniform: text averages all keys.  blind: patches do not see text.
 TextMode = Literal["full", "uniform", "blind"]
-
-
-@dataclass(frozen=True)
-class TextRows:
-    """What the layers must know about the text of a guided stream.
-
-    Attributes:
-        length: text rows T of every guided row, padding included.
-        keys: bool [R, 1, 1, V + T], False at text padding; None when nothing is padded.
-        mean: [R, 1, V + T] weights of the uniform rows, summing to one.
-    """
-
-    length: int
-    keys: Tensor | None
-    mean: Tensor
 
 
 class PatchEmbedding(nn.Conv2d):
@@ -69,36 +56,51 @@ class TowerAttention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor | None) -> Tensor:
-        def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def _heads(self, x: Tensor) -> Tensor:
+        """[M, K, d] -> [M, heads, K, d / heads]; rows of a packed stream [K, d] count as one."""
+        return (x if x.dim() == 3 else x.unsqueeze(0)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-        dropout = self.dropout if self.training else 0.0
-        query, key, value = heads(query), heads(key), heads(value)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, dropout_p=dropout)
-        return mixed.transpose(1, 2).flatten(2)
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, queries: Spans | None = None, keys: Spans | None = None
+    ) -> Tensor:
+        pattern = Pattern(dropout=self.dropout if self.training else 0.0)
+        heads = (self._heads(query), self._heads(key), self._heads(value))
+        return attend(*heads, pattern, queries, keys).view_as(query)
 
-    def forward(self, x: Tensor, text: TextRows | None, mode: TextMode) -> Tensor:
-        """[M, K, d] -> [M, K, d]; K = V, or V + T when there are text rows."""
-        if text is None:
-            return self.out_proj(self._attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), None))
-        key, value = self.k_proj(x), self.v_proj(x)
-        if mode == "full":
-            return self.out_proj(self._attend(self.q_proj(x), key, value, text.keys))
-        sizes = [x.shape[1] - text.length, text.length]
+    def forward(
+        self, plain: Tensor, guided: Tensor | None, rows: GuidedRows | None, mode: TextMode
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both streams, each module called for one right after the other.
+
+        Args:
+            plain: [M, V, d].
+            guided: [R * V + n, d], or None.
+            rows: of `guided`.
+            mode: what text does in this layer.
+        """
+        key, value = self.k_proj(plain), self.v_proj(plain)
+        seen = self._attend(self.q_proj(plain), key, value)
+        if guided is None or rows is None:
+            return self.out_proj(seen), None
+        key_patches, key_text = rows.split(self.k_proj(guided))
+        value_patches, value_text = rows.split(self.v_proj(guided))
+        key, value = rows.in_rows(key_patches, key_text), rows.in_rows(value_patches, value_text)
         if mode == "uniform":
-            # All text rows of a row get the same vector: the mean of the values needs no scores and one projection.
-            patches, _ = x.split(sizes, dim=1)
-            seen = self._attend(self.q_proj(patches), key, value, text.keys)
-            mean = torch.bmm(text.mean, value)
-            seen, mean = self.out_proj(torch.cat([seen, mean], dim=1)).split([sizes[0], 1], dim=1)
-            return torch.cat([seen, mean.expand(-1, text.length, -1)], dim=1)
-        query_patches, query_text = self.q_proj(x).split(sizes, dim=1)
-        key_patches, _ = key.split(sizes, dim=1)
-        value_patches, _ = value.split(sizes, dim=1)
-        seen = self._attend(query_patches, key_patches, value_patches, None)
-        read = self._attend(query_text, key, value, text.keys)
-        return self.out_proj(torch.cat([seen, read], dim=1))
+            # All text of a row gets the same vector: the mean of the values needs no scores and one projection.
+            patches, _ = rows.split(guided)
+            look = self._attend(self.q_proj(patches), key, value, rows.patches, rows.keys)
+            read = rows.mean(value_patches, value_text)
+            look, read = rows.split(self.out_proj(torch.cat([look, read])))
+            return self.out_proj(seen), torch.cat([look, read.index_select(0, rows.row)])
+        query_patches, query_text = rows.split(self.q_proj(guided))
+        if mode == "blind":
+            look = self._attend(query_patches, key_patches, value_patches, rows.patches, rows.patches)
+        else:
+            look = self._attend(query_patches, key, value, rows.patches, rows.keys)
+        query_text, padding = query_text.split([sum(rows.text.lengths), rows.padding])
+        read = self._attend(query_text, key, value, rows.text, rows.keys)
+        # Text padding is no key here: what becomes of it matters to nobody.
+        return self.out_proj(seen), self.out_proj(torch.cat([look, read, padding]))
 
 
 class TowerMLP(nn.Module):
@@ -125,10 +127,18 @@ class TowerLayer(GradientCheckpointingLayer):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = TowerMLP(config)
 
-    def forward(self, x: Tensor, text: TextRows | None, mode: TextMode) -> Tensor:
-        """[M, K, d] -> [M, K, d]."""
-        x = x + self.self_attn(self.layer_norm1(x), text, mode)
-        return x + self.mlp(self.layer_norm2(x))
+    def forward(
+        self, plain: Tensor, guided: Tensor | None, rows: GuidedRows | None, mode: TextMode
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both streams through the layer, see TowerAttention. One call: a sharded layer is gathered once for both."""
+        normed = None if guided is None else self.layer_norm1(guided)
+        seen, read = self.self_attn(self.layer_norm1(plain), normed, rows, mode)
+        plain = plain + seen
+        plain = plain + self.mlp(self.layer_norm2(plain))
+        if guided is None:
+            return plain, None
+        guided = guided + read
+        return plain, guided + self.mlp(self.layer_norm2(guided))
 
 
 class _Levels:
@@ -142,10 +152,14 @@ class _Levels:
         self.sums: list[Tensor | None] = [None, None]
 
     def add(self, index: int, hidden: Tensor) -> None:
-        level = index // self.size
+        level, number = divmod(index, self.size)
         if level < 2:
             total = self.sums[level]
-            self.sums[level] = hidden.float() if total is None else total + hidden
+            if total is None:
+                self.sums[level] = hidden
+            else:
+                # The first sum is a new tensor, so later terms can be added in place.
+                self.sums[level] = total.float() + hidden if number == 1 else total.add_(hidden)
 
     def features(self, last: Tensor) -> Tensor:
         means = [(total / self.size).to(last.dtype) for total in self.sums if total is not None]
@@ -164,7 +178,6 @@ class SiglipLayers(nn.Module):
         self.early_layers = config.early_layers
         self.level_size = config.level_size
         self.early_mode: TextMode = "uniform" if config.text_mask == "checkpoint" else "blind"
-        self.count_text_padding = config.count_text_padding
         self.embeddings = nn.ModuleDict(
             {
                 "patch_embedding": PatchEmbedding(vision.num_channels, width, kernel_size=patch, stride=patch),
@@ -188,34 +201,25 @@ class SiglipLayers(nn.Module):
         hidden: Tensor = self.embeddings["position_embedding"](embedding(patches.to(embedding.weight.dtype)))
         return hidden
 
-    def text_rows(self, is_text: Tensor, dtype: torch.dtype, padded: bool) -> TextRows:
-        """Masks and weights from a bool [R, T] that is False at text padding; `padded` = whether there is any."""
-        keys = F.pad(is_text, (self.grid**2, 0), value=True)
-        counted = torch.ones_like(keys) if self.count_text_padding else keys
-        mean = counted.float()
-        mean = (mean / mean.sum(1, keepdim=True)).to(dtype)
-        return TextRows(is_text.shape[1], keys[:, None, None, :] if padded else None, mean.unsqueeze(1))
-
-    def forward(self, plain: Tensor, guided: Tensor | None, text: TextRows | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, plain: Tensor, guided: Tensor | None, rows: GuidedRows | None) -> tuple[Tensor, Tensor | None]:
         """Multi-level features of both streams.
 
         Args:
             plain: hidden state 0 of the rows without text, [M, V, d].
-            guided: hidden state 0 of the rows with text, [R, V + T, d]; None when the tower sees no text.
-            text: the text rows of `guided`.
+            guided: hidden state 0 of the rows with text, [R * V + n, d]; None when the tower sees no text.
+            rows: of `guided`.
 
         Returns:
-            features [M, V, 3d] and [R, V + T, 3d] (or None).
+            features [M, V, 3d] and [R * V + n, 3d] (or None).
         """
         plain_levels, guided_levels = _Levels(self.level_size), _Levels(self.level_size)
         layers = cast(nn.ModuleList, self.encoder["layers"])
         for index, layer in enumerate(layers):
             mode: TextMode = self.early_mode if index < self.early_layers else "full"
             plain_levels.add(index, plain)
-            plain = layer(plain, None, "full")
             if guided is not None:
                 guided_levels.add(index, guided)
-                guided = layer(guided, text, mode)
+            plain, guided = layer(plain, guided, rows, mode)
         plain_levels.add(len(layers), plain)
         plain = plain_levels.features(plain)
         if guided is None:

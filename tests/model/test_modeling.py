@@ -116,7 +116,7 @@ def test_each_question_drives_its_own_latents_only() -> None:
         changed = hidden.clone()
         changed[layout.question_positions[1]] += 1.0
         block = model.model.vision_sampler_layers[0]
-        index = (inputs.context, layout.question_positions, layout.latent_positions, layout.image_of_question)
+        index = (inputs.context, layout.question_positions, layout.latent_positions, layout.question_grid)
         moved = (block(changed, *index) - block(hidden, *index)).abs().amax(1).nonzero().flatten().tolist()
     assert moved == sorted([*layout.latent_positions[1].tolist(), int(layout.question_positions[1])])
 
@@ -126,11 +126,11 @@ def test_text_blind_patches_in_the_papers_early_half() -> None:
         model, processor = build("phi_3", text_mask=text_mask)
         tower, shown = model.model.vision_tower.layers, []
         layer = tower.encoder["layers"][tower.early_layers - 1]
-        layer.register_forward_hook(lambda _m, args, out: shown.append(out) if args[1] is not None else None)
+        layer.register_forward_hook(lambda _module, _inputs, streams: shown.append(streams[1]))
         for question in ("what colour", "how many dogs"):
             with torch.no_grad():
                 model(processor.collate([processor.encode(talk(f"<image>{question}", "red"), picture(1))]))
-        return [hidden[:, : model.config.num_patches] for hidden in shown]
+        return [hidden[: model.config.num_patches] for hidden in shown]
 
     left, right = early_patches("paper")
     torch.testing.assert_close(left, right)
