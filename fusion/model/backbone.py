@@ -131,8 +131,8 @@ class FusionModel(nn.Module):
             features = self.mm_projector(plain_levels)
             images, read = guided_rows.split(self.mm_projector(guided_levels))
             images = images.unflatten(0, (rows.shape[0], rows.shape[1]))
-            num_text = sum(guided_rows.text.lengths)
-            text_mapping = text_mapping_loss(instruct[:num_text], read[:num_text])
+            real = guided_rows.num_text
+            text_mapping = text_mapping_loss(instruct[:real], read[:real])
         else:
             plain_levels, _ = tower(torch.cat([plain, rows]), None, None)
             features, images = self.mm_projector(plain_levels).split([len(plain), len(rows)])

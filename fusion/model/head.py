@@ -1,15 +1,22 @@
-"""The output matrix, and cross-entropy through it without storing the logits of a large vocabulary."""
+"""The output matrix, and cross-entropy through it without ever storing the logits of a batch."""
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Logits of more elements than this are computed in chunks, and again in the backward pass (64 Mi = 256 MB in float32).
-CHUNK_ELEMENTS = 1 << 26
+# Logits are made in chunks of so many elements, in the forward and again in the backward pass. A chunk has to keep the
+# device busy, and has to be small beside the rest: 32 MB in float32 on the CPU, 256 MB on an accelerator.
+CHUNK_ELEMENTS = {"cpu": 1 << 23}
+CHUNK_ELEMENTS_ELSEWHERE = 1 << 26
+# The first release of liger-kernel whose gradients are right for losses token by token.
+_LIGER = (0, 8, 5)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -17,32 +24,73 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
-        losses, norms = [], []
+        losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+        norms = torch.empty_like(losses)
         for start in range(0, hidden.shape[0], rows):
-            logits = F.linear(hidden[start : start + rows], weight).float()
-            norm = logits.logsumexp(1)
-            losses.append(norm - logits.gather(1, targets[start : start + rows, None]).squeeze(1))
-            norms.append(norm)
+            part = slice(start, start + rows)
+            logits = F.linear(hidden[part], weight).float()
+            torch.logsumexp(logits, 1, out=norms[part])
+            losses[part] = norms[part] - logits.gather(1, targets[part, None]).squeeze(1)
         ctx.rows = rows
-        ctx.save_for_backward(hidden, weight, targets, torch.cat(norms))
-        return torch.cat(losses)
+        ctx.save_for_backward(hidden, weight, targets, norms)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
         hidden, weight, targets, norms = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
+        wanted_hidden, wanted_weight, *_ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if wanted_hidden else None
         # Chunks add up in float32: a bfloat16 sum over many chunks loses small contributions.
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wanted_weight else None
         for start in range(0, hidden.shape[0], ctx.rows):
             part = slice(start, start + ctx.rows)
-            logits = F.linear(hidden[part], weight).float()
-            slope = (logits - norms[part, None]).exp_()
+            slope = F.linear(hidden[part], weight).float().sub_(norms[part, None]).exp_()
             slope.scatter_add_(1, targets[part, None], slope.new_full((slope.shape[0], 1), -1.0))
             slope = slope.mul_(grad[part, None]).to(weight.dtype)
-            grad_hidden[part] = slope @ weight
-            grad_weight += slope.T @ hidden[part]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None
+            if grad_hidden is not None:
+                torch.mm(slope, weight, out=grad_hidden[part])
+            if grad_weight is not None and weight.dtype == torch.float32:
+                grad_weight.addmm_(slope.T, hidden[part])
+            elif grad_weight is not None:
+                grad_weight += slope.T @ hidden[part]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
+
+
+@cache
+def has_liger() -> bool:
+    """Whether liger-kernel (the extra `gpu`) is installed, in a release whose gradients are right here."""
+    if importlib.util.find_spec("liger_kernel") is None or importlib.util.find_spec("triton") is None:
+        return False
+    version = metadata.version("liger-kernel").split(".")[:3]
+    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version) >= _LIGER
+
+
+def _liger_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    losses: Tensor = liger_fused_linear_cross_entropy(
+        hidden, weight, targets, reduction="none", accum_dtype=torch.float32
+    )
+    return losses
+
+
+@torch.compiler.disable
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropies [n] in float32 of hidden [n, D], weight [vocabulary, D], targets int64 [n].
+
+    The logits of a few rows at a time are all that is ever stored. On CUDA the fused kernel of liger-kernel does the
+    same where it is installed. Not compiled: the number of supervised tokens, and of chunks with it, is never the same.
+    """
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        hidden, weight = (tensor.to(torch.get_autocast_dtype(kind)) for tensor in (hidden, weight))
+    with torch.autocast(kind, enabled=False):
+        if hidden.is_cuda and has_liger() and hidden.shape[0]:
+            return _liger_cross_entropy(hidden, weight, targets)
+        rows = max(CHUNK_ELEMENTS.get(kind, CHUNK_ELEMENTS_ELSEWHERE) // weight.shape[0], 1)
+        losses: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, rows)
+    return losses
 
 
 class OutputHead(nn.Linear):
@@ -64,8 +112,4 @@ class OutputHead(nn.Linear):
         """
         if targets is None:
             return F.linear(hidden, self.weight)
-        rows = max(CHUNK_ELEMENTS // self.out_features, 1)
-        if hidden.shape[0] <= rows:
-            return F.cross_entropy(F.linear(hidden, self.weight).float(), targets, reduction="none")
-        losses: Tensor = _ChunkedCrossEntropy.apply(hidden, self.weight, targets, rows)
-        return losses
+        return linear_cross_entropy(hidden, self.weight, targets)

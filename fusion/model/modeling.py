@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from fusion.model.backbone import FusionModel
 from fusion.model.batch import IGNORED, FusionBatch
@@ -54,6 +54,7 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
     input_modalities = ["image", "text"]  # noqa: RUF012  (names the base class reads, here and below)
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is that of the batch alone: a trainer that accumulates averages it itself
     _supports_sdpa = True
     _no_split_modules = ["TowerLayer", "LlamaDecoderLayer", "Phi3DecoderLayer", "InteractionLayer"]  # noqa: RUF012
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
@@ -85,6 +86,7 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
         """Replace the token embedding."""
         self.model.embed_tokens = value
 
+    @torch.compiler.disable
     def layout(self, batch: FusionBatch, num_latents: int | None = None, *, packed: bool = False) -> SequenceLayout:
         """Index tensors of a batch on the batch's device; `num_latents` None = the configured fixed number.
 
@@ -105,30 +107,51 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
         )
         return layout.to(batch["pixels"].device)
 
+    @can_return_tuple
     def forward(
         self,
         batch: FusionBatch | None = None,
         *,
         num_latents: int | None = None,
-        return_logits: bool = False,
+        return_logits: bool | None = None,
         step: DecoderStep | None = None,
-        **_: Any,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        lengths: Tensor | None = None,
+        question_ends: Tensor | None = None,
+        instruct_ids: Tensor | None = None,
+        image_index: Tensor | None = None,
+        pixels: Tensor | None = None,
+        **options: Any,
     ) -> FusionOutput | CausalLMOutputWithPast:
-        """Loss of a batch.
+        """Loss of a batch, which is given as a FusionBatch or as its tensors by keyword.
 
         Args:
             batch: on the model's device.
             num_latents: q, a square; None = the configured fixed number.
-            return_logits: also return the logits of all positions.
+            return_logits: also return the logits of all positions; None = only when there are no labels.
             step: of a generation, instead of a batch; see `FusionGeneration.run_step`.
+            input_ids, labels, lengths, question_ends, instruct_ids, image_index, pixels: see FusionBatch.
+            attention_mask: int64 or bool [B, n], instead of `lengths`; see FusionBatch.from_keywords.
+            options: what tools pass along: `return_dict`, and values that ask for nothing (None, False).
 
         Raises:
-            ValueError: see `layout`; or there is neither batch nor step.
+            TypeError: an option asks for something that there is not.
+            ValueError: tensors are missing; see `layout`.
         """
         if step is not None:
             return self.run_step(step)
+        options.pop("use_cache", None)  # generation brings its own cache; there is none to be had from a forward pass
+        unknown = sorted(name for name, value in options.items() if value is not None and value is not False)
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)}: a FUSION model's forward takes no such arguments")
         if batch is None:
-            raise ValueError("batch: is needed")
+            names = ("input_ids", "labels", "lengths", "question_ends", "instruct_ids", "image_index", "pixels")
+            tensors = (input_ids, labels, lengths, question_ends, instruct_ids, image_index, pixels)
+            keywords = dict(zip(names, tensors, strict=True)) | {"attention_mask": attention_mask}
+            batch = FusionBatch.from_keywords(keywords)
+            return_logits = labels is None if return_logits is None else return_logits
         layout = self.layout(batch, num_latents, packed=True)
         inputs = self.model.encode(batch["pixels"], layout)
         hidden = self.model.decode(inputs, layout)

@@ -86,7 +86,14 @@ def attend(
     Returns:
         [M, N, H * h].
     """
-    if queries is None or keys is None or len(queries.lengths) == 1:
+    if queries is None or keys is None:
+        return _attend_one(query, key, value, pattern)
+    return _attend_parts(query, key, value, pattern, queries, keys)
+
+
+@torch.compiler.disable  # A compiler would make new code for every number of parts.
+def _attend_parts(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, queries: Spans, keys: Spans) -> Tensor:
+    if len(queries.lengths) == 1:
         return _attend_one(query, key, value, pattern)
     if not queries.lengths:
         # No part at all (no picture in the batch): nothing attends, but gradients of zero still flow.

@@ -90,14 +90,14 @@ class TowerAttention(nn.Module):
             patches, _ = rows.split(guided)
             look = self._attend(self.q_proj(patches), key, value, rows.patches, rows.keys)
             read = rows.mean(value_patches, value_text)
-            look, read = rows.split(self.out_proj(torch.cat([look, read])))
+            look, read = self.out_proj(torch.cat([look, read])).split([len(look), len(read)])
             return self.out_proj(seen), torch.cat([look, read.index_select(0, rows.row)])
         query_patches, query_text = rows.split(self.q_proj(guided))
         if mode == "blind":
             look = self._attend(query_patches, key_patches, value_patches, rows.patches, rows.patches)
         else:
             look = self._attend(query_patches, key, value, rows.patches, rows.keys)
-        query_text, padding = query_text.split([sum(rows.text.lengths), rows.padding])
+        query_text, padding = query_text.split([rows.num_text, rows.padding])
         read = self._attend(query_text, key, value, rows.text, rows.keys)
         # Text padding is no key here: what becomes of it matters to nobody.
         return self.out_proj(seen), self.out_proj(torch.cat([look, read, padding]))
