@@ -182,7 +182,7 @@ class ChatSession:
                 context=None if picture.context is None else picture.context.unsqueeze(0),
                 question_positions=torch.tensor([length - 1], device=device),
                 latent_positions=torch.arange(place, place + count, device=device).unsqueeze(0),
-                image_of_question=None,
+                question_grid=None,
             )
 
         return Prompt([len(read) - 1 + count], segment, self._state), ids

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from fusion.model.backbone import FusionModel
+from fusion.model.interaction import QuestionGrid
 from fusion.model.kv_cache import roomy_cache
 
 # Position of a slot that holds padding: later than every query.
@@ -32,7 +33,7 @@ class Segment:
         context: windows of every picture, [I, q, w * w, D]; None without interaction layers.
         question_positions: int64 [Q], last token before each answer.
         latent_positions: int64 [Q, q].
-        image_of_question: int64 [Q] into the I pictures, or None when it counts 0, 1, 2, ..., I - 1.
+        question_grid: see SequenceLayout.
     """
 
     embeddings: Tensor
@@ -40,7 +41,7 @@ class Segment:
     context: Tensor | None
     question_positions: Tensor
     latent_positions: Tensor
-    image_of_question: Tensor | None
+    question_grid: QuestionGrid | None
 
 
 class DecoderState:
@@ -139,7 +140,7 @@ class DecoderState:
                     segment.context,
                     segment.question_positions,
                     segment.latent_positions,
-                    segment.image_of_question,
+                    segment.question_grid,
                 ).view_as(hidden)
         return hidden
 
@@ -153,8 +154,8 @@ class DecoderState:
         return window is not None and length > window
 
     def _causal_alone(self, length: int) -> bool:
-        """Whether attention without a mask is causal. It is not in Transformers' "eager" implementation."""
-        return self._text_config._attn_implementation != "eager" and not self._window_is_full(length)
+        """Whether attention without a mask sees what it should: what comes before a query, all of it."""
+        return not self._window_is_full(length)
 
     def _mask(self, positions: Tensor, end: int) -> Tensor:
         """What queries at `positions` [B or 1, n] add to their scores: [B or 1, 1, n, end], 0 or the lowest number."""

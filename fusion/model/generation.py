@@ -155,7 +155,9 @@ class FusionGeneration(GenerationMixin):
         highest = int(batch.host["input_ids"].max())
         if highest >= self.config.vocab_size:
             raise ValueError(f"input_ids: {highest} is outside the vocabulary of {self.config.vocab_size}")
-        layout = build_layout(batch, grid**2 if grid else self.config.num_patches, latents).to(self._place)
+        layout = build_layout(batch, self.config.num_patches, latents, num_image_tokens=grid**2 if grid else None).to(
+            self._place
+        )
         pixels = batch["pixels"].to(self._place)
 
         def segment() -> Segment:
@@ -300,5 +302,5 @@ def prompt_segment(backbone: FusionModel, layout: SequenceLayout, sight: Sight) 
         context=torch.stack(windows) if windows else None,
         question_positions=layout.question_positions,
         latent_positions=layout.latent_positions,
-        image_of_question=layout.image_of_question,
+        question_grid=layout.question_grid,
     )

@@ -103,7 +103,13 @@ def _question_grid(picture_of_question: Indices, pictures: int) -> QuestionGrid 
 
 
 def build_layout(
-    batch: FusionBatch, num_patches: int, num_latents: int, *, packed: bool = False, count_text_padding: bool = False
+    batch: FusionBatch,
+    num_patches: int,
+    num_latents: int,
+    *,
+    packed: bool = False,
+    count_text_padding: bool = False,
+    num_image_tokens: int | None = None,
 ) -> SequenceLayout:
     """Lay out a batch.
 
@@ -116,6 +122,7 @@ def build_layout(
         num_latents: q.
         packed: one row of all samples without padding, instead of a right-padded row a sample.
         count_text_padding: see FusionConfig.
+        num_image_tokens: positions that a picture takes in the sequence; None = V, one a patch.
 
     Raises:
         ValueError: a sample's markers and question ends do not match.
@@ -137,7 +144,8 @@ def build_layout(
             f"questions {'and' if has_image[row] else 'without'} a picture"
         )
 
-    taken = np.where(first, num_patches, np.where(latent, num_latents, valid)).astype(np.int64)
+    image_tokens = num_patches if num_image_tokens is None else num_image_tokens
+    taken = np.where(first, image_tokens, np.where(latent, num_latents, valid)).astype(np.int64)
     starts = np.cumsum(taken, axis=1) - taken
     lengths = taken.sum(1)
     length = int(lengths.sum() if packed else lengths.max())
@@ -153,7 +161,7 @@ def build_layout(
     is_text = valid & ~marker
     num_text = int(is_text.sum())
     gather[starts[is_text]] = 1 + np.arange(num_text)
-    image_positions = starts[first][:, None] + np.arange(num_patches)
+    image_positions = starts[first][:, None] + np.arange(image_tokens)
     gather[image_positions] = 1 + num_text + np.arange(image_positions.size).reshape(image_positions.shape)
     latent_positions = starts[latent][:, None] + np.arange(num_latents)
     picture = np.where(has_image, image_index, num_images)

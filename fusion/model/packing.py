@@ -204,7 +204,8 @@ def decoder_attention(
     Args:
         module: the layer's attention, unused.
         query: [B, H, N, h]; key, value: [B, G, K, h].
-        attention_mask: bool, broadcastable to [B, H, N, K]; None = causal over the whole row, or inside `spans`.
+        attention_mask: bool, broadcastable to [B, H, N, K]; None = causal over the whole row, or inside `spans`;
+            a single query sees all keys.
         spans: parts of the N positions of a packed row (B = 1).
         implementation: one of IMPLEMENTATIONS; None = "sdpa".
         window: sliding window in positions.
@@ -217,8 +218,10 @@ def decoder_attention(
     """
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"attn_implementation: {implementation!r} is not one of {list(IMPLEMENTATIONS)}")
-    heads = query.shape[1]
-    pattern = Pattern(True, window, scaling, dropout, eager=implementation == "eager")
+    heads, length = query.shape[1], query.shape[2]
+    # One query behind a cache sees all keys: nothing comes after it.
+    causal = length > 1 or key.shape[2] == 1
+    pattern = Pattern(causal, window, scaling, dropout, eager=implementation == "eager")
     if attention_mask is not None:
         mixed = F.scaled_dot_product_attention(
             query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=heads != key.shape[1]

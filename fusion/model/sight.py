@@ -142,16 +142,18 @@ def look(
     """
     tower, config, has_blank = backbone.vision_tower.layers, backbone.config, layout.num_blank > 0
     wanted = _Wanted(backbone, pixels, has_blank, num_latents, pictures)
-    tiles, rows, blank = backbone._embed_pictures(pixels, has_blank)
-    plain = torch.cat([tiles[wanted.tiled].flatten(0, 1), blank[: wanted.blank]])
+    embedded, rows = backbone._embed_pictures(pixels, has_blank)
+    tiles, blank = embedded.split([4 * len(pixels), int(has_blank)])
+    plain = torch.cat([tiles.unflatten(0, (len(pixels), 4))[wanted.tiled].flatten(0, 1), blank[: wanted.blank]])
     if layout.row_image is not None and len(pixels):
         rows = rows.index_select(0, layout.row_image)
     if config.text_guided and len(rows):
         instruct = backbone.embed_tokens(layout.instruct_ids)
-        text = tower.text_rows(layout.instruct_ids != 0, instruct.dtype, layout.text_padded)
-        plain_levels, guided = tower(plain, torch.cat([rows, backbone.aux_projector(instruct)], dim=1), text)
+        guided = torch.cat([rows.flatten(0, 1), backbone.aux_projector(instruct)])
+        plain_levels, guided_levels = tower(plain, guided, layout.guided)
         features = backbone.mm_projector(plain_levels)
-        images = backbone.mm_projector(guided[:, : rows.shape[1]])
+        patches, _ = layout.guided.split(guided_levels)
+        images = backbone.mm_projector(patches).unflatten(0, (rows.shape[0], rows.shape[1]))
     else:
         plain_levels, _ = tower(torch.cat([plain, rows]), None, None)
         features, images = backbone.mm_projector(plain_levels).split([len(plain), len(rows)])
@@ -165,8 +167,8 @@ def look_at_tiles(
     pixels = pixels.to(next(backbone.parameters()).device)
     wanted = _Wanted(backbone, pixels, len(pixels) == 0, num_latents, pictures)
     if wanted.tiled or wanted.blank:
-        tiles, _, blank = backbone._embed_pictures(pixels, len(pixels) == 0)
-        levels, _ = backbone.vision_tower.layers(torch.cat([tiles.flatten(0, 1), blank]), None, None)
+        plain, _ = backbone._embed_pictures(pixels, len(pixels) == 0)
+        levels, _ = backbone.vision_tower.layers(plain, None, None)
         return wanted.filled(backbone.mm_projector(levels))[0]
     return wanted.filled(None)[0]
 

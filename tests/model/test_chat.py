@@ -47,10 +47,16 @@ def whole(
 
 
 def tower_rows(model: FusionForConditionalGeneration) -> tuple[list[int], Any]:
-    """Rows that the tower encodes from now on, one number a layer call of its first layer."""
+    """Rows that the tower encodes from now on: one number a stream and call of its first layer, text rows first."""
     rows: list[int] = []
-    layer = model.model.vision_tower.layers.encoder["layers"][0]
-    return rows, layer.register_forward_hook(lambda _m, args, _out: rows.append(len(args[0])))
+
+    def count(_module: Any, args: Any, _output: Any) -> None:
+        plain, guided, parts, _mode = args
+        if guided is not None:
+            rows.append(len(parts.patches.lengths))
+        rows.append(len(plain))
+
+    return rows, model.model.vision_tower.layers.encoder["layers"][0].register_forward_hook(count)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
