@@ -10,7 +10,7 @@ For measuring and for checking results only. Source: the design's description of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -92,12 +92,11 @@ class PlainFusion(FusionForConditionalGeneration):
         return batch
 
     def forward(self, batch: FusionBatch, *, num_latents: int | None = None, **_: Any) -> FusionOutput:  # type: ignore[override]
-        """Loss of a prepared batch."""
+        """Loss of a prepared batch; inside `running`."""
         layout = self.layout(batch, num_latents, packed="packing" not in self.off)
         layout = self._with_pictures(batch, layout)
-        with self._patches():
-            inputs = self.model.encode(batch["pixels"], layout)
-            hidden = self.model.decode(inputs, layout)
+        inputs = self.model.encode(batch["pixels"], layout)
+        hidden = self.model.decode(inputs, layout)
         losses = self._losses(hidden.flatten(0, 1), layout)
         sums = LossSums(
             SumCount(losses.sum(), layout.supervised_counts.sum()), inputs.text_mapping, inputs.image_mapping
@@ -128,13 +127,17 @@ class PlainFusion(FusionForConditionalGeneration):
         return replace(layout, question_grid=_question_grid(of_question, int(pictures.max()) + 1))
 
     @contextmanager
-    def _patches(self) -> Iterator[None]:
-        with patch.object(backbone, "normalize_pixels", lambda x: x if "pixels" in self.off else normalize_pixels(x)):
+    def running(self) -> Iterator[None]:
+        """Forward and backward passes belong inside: recomputation has to meet the same code as the forward pass."""
+        with ExitStack() as stack:
+            if "pixels" in self.off:
+                stack.enter_context(patch.object(backbone, "normalize_pixels", lambda pixels: pixels))
             if "attention" in self.off:
-                with patch.object(F, "scaled_dot_product_attention", eager_attention):
-                    yield
-            else:
-                yield
+                stack.enter_context(patch.object(F, "scaled_dot_product_attention", eager_attention))
+            if "uniform" in self.off:
+                scored = _attend_with_scores(TowerAttention.forward)
+                stack.enter_context(patch.object(TowerAttention, "forward", scored))
+            yield
 
 
 class PlainBackbone(FusionModel):
@@ -157,9 +160,6 @@ class PlainBackbone(FusionModel):
             return self._see_all(pixels, instruct, layout, layout.num_blank)
         if "streams" in self.off:
             return self._see_all(pixels, instruct, layout, 0)
-        if "uniform" in self.off:
-            with patch.object(TowerAttention, "forward", _attend_with_scores(TowerAttention.forward)):
-                return super().see(pixels, instruct, layout)
         return super().see(pixels, instruct, layout)
 
     def _see_all(self, pixels: Tensor, instruct: Tensor, layout: SequenceLayout, blanks: int) -> VisionFeatures:
@@ -180,10 +180,7 @@ class PlainBackbone(FusionModel):
         else:
             rows = GuidedRows.of(self.config.num_patches, lengths)
             guided = torch.cat([thumbnails.flatten(0, 1), *text])
-            uniform = "uniform" in self.off
-            chosen = _attend_with_scores(TowerAttention.forward) if uniform else TowerAttention.forward
-            with patch.object(TowerAttention, "forward", chosen):
-                plain, levels = tower(tiles.flatten(0, 1), guided, rows)
+            plain, levels = tower(tiles.flatten(0, 1), guided, rows)
             tile_features = self.mm_projector(plain).unflatten(0, (-1, 4))
             image_features, read = rows.split(self.mm_projector(levels))
             image_features, alone = image_features.unflatten(0, (len(lengths), -1)), tile_features[:0, 0]

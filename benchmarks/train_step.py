@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def build(variant: str, case: Case) -> Any:
 
 def step(model: Any, batch: Any, num_latents: int) -> float:
     """One forward and backward pass; the loss."""
-    loss = model(batch, num_latents=num_latents).loss
-    loss.backward()
+    with model.running() if isinstance(model, PlainFusion) else nullcontext():
+        loss = model(batch, num_latents=num_latents).loss
+        loss.backward()
     value = float(loss.detach())
     model.zero_grad()
     return value

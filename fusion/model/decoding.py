@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ class Segment:
         context: windows of every picture, [I, q, w * w, D]; None without interaction layers.
         question_positions: int64 [Q], last token before each answer.
         latent_positions: int64 [Q, q].
-        question_grid: see SequenceLayout.
+        question_grid: the questions sorted by picture, or None when question i belongs to picture i for every i.
     """
 
     embeddings: Tensor
@@ -84,7 +83,7 @@ class DecoderState:
         if min(segment.lengths) < length:
             self._slots = torch.where(offsets < lengths, offsets, _NEVER)
         # Right-padded and causal from the start: no position sees padding, whatever the mask.
-        mask = self._mask(positions, start + length) if start or not self._causal_alone(length) else None
+        mask = self._mask(positions, start + length) if start else None
         hidden = self._run(hidden, positions, mask, segment)
         self.lengths = [start + count for count in segment.lengths]
         self._next = start + lengths
@@ -153,23 +152,15 @@ class DecoderState:
         window = getattr(self._text_config, "sliding_window", None)
         return window is not None and length > window
 
-    def _causal_alone(self, length: int) -> bool:
-        """Whether attention without a mask sees what it should: what comes before a query, all of it."""
-        return not self._window_is_full(length)
-
     def _mask(self, positions: Tensor, end: int) -> Tensor:
-        """What queries at `positions` [B or 1, n] add to their scores: [B or 1, 1, n, end], 0 or the lowest number."""
+        """What queries at `positions` [B or 1, n] see: bool [B or 1, 1, n, end]."""
         slots = self._slots
         if slots is None:
             slots = torch.arange(end, device=positions.device).unsqueeze(0)
         query, key = positions[:, None, :, None], slots[:, None, None, :]
-        hidden = key > query
+        seen = key <= query
         window = getattr(self._text_config, "sliding_window", None)
-        if window is not None:
-            hidden = hidden | (key <= query - window)
-        dtype = cast(Tensor, self.backbone.norm.weight).dtype
-        zero = torch.zeros((), dtype=dtype, device=positions.device)
-        return torch.where(hidden, torch.finfo(dtype).min, zero)
+        return seen if window is None else seen & (key > query - window)
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,13 @@ class FusionGeneration(GenerationMixin):
         highest = int(batch.host["input_ids"].max())
         if highest >= self.config.vocab_size:
             raise ValueError(f"input_ids: {highest} is outside the vocabulary of {self.config.vocab_size}")
-        layout = build_layout(batch, self.config.num_patches, latents, num_image_tokens=grid**2 if grid else None).to(
-            self._place
-        )
+        layout = build_layout(
+            batch,
+            self.config.num_patches,
+            latents,
+            image_tokens=grid**2 if grid else None,
+            count_text_padding=self.config.count_text_padding,
+        ).to(self._place)
         pixels = batch["pixels"].to(self._place)
 
         def segment() -> Segment:

@@ -107,9 +107,9 @@ def build_layout(
     num_patches: int,
     num_latents: int,
     *,
+    image_tokens: int | None = None,
     packed: bool = False,
     count_text_padding: bool = False,
-    num_image_tokens: int | None = None,
 ) -> SequenceLayout:
     """Lay out a batch.
 
@@ -120,13 +120,14 @@ def build_layout(
         batch: see FusionBatch.
         num_patches: V.
         num_latents: q.
+        image_tokens: tokens that an image marker becomes; None = V.
         packed: one row of all samples without padding, instead of a right-padded row a sample.
         count_text_padding: see FusionConfig.
-        num_image_tokens: positions that a picture takes in the sequence; None = V, one a patch.
 
     Raises:
         ValueError: a sample's markers and question ends do not match.
     """
+    shown = num_patches if image_tokens is None else image_tokens
     host = {name: tensor.cpu().numpy() for name, tensor in batch.host.items()}
     ids, labels, ends, image_index = host["input_ids"], host["labels"], host["question_ends"], host["image_index"]
     size, width = ids.shape
@@ -144,8 +145,7 @@ def build_layout(
             f"questions {'and' if has_image[row] else 'without'} a picture"
         )
 
-    image_tokens = num_patches if num_image_tokens is None else num_image_tokens
-    taken = np.where(first, image_tokens, np.where(latent, num_latents, valid)).astype(np.int64)
+    taken = np.where(first, shown, np.where(latent, num_latents, valid)).astype(np.int64)
     starts = np.cumsum(taken, axis=1) - taken
     lengths = taken.sum(1)
     length = int(lengths.sum() if packed else lengths.max())
@@ -161,7 +161,7 @@ def build_layout(
     is_text = valid & ~marker
     num_text = int(is_text.sum())
     gather[starts[is_text]] = 1 + np.arange(num_text)
-    image_positions = starts[first][:, None] + np.arange(image_tokens)
+    image_positions = starts[first][:, None] + np.arange(shown)
     gather[image_positions] = 1 + num_text + np.arange(image_positions.size).reshape(image_positions.shape)
     latent_positions = starts[latent][:, None] + np.arange(num_latents)
     picture = np.where(has_image, image_index, num_images)

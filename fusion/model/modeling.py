@@ -19,7 +19,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 from fusion.model.backbone import FusionModel
 from fusion.model.batch import IGNORED, FusionBatch
 from fusion.model.configuration import FusionConfig
-from fusion.model.generation import DecoderStep, FusionGeneration
+from fusion.model.decoding import DecoderStep
+from fusion.model.generation import FusionGeneration
 from fusion.model.head import OutputHead
 from fusion.model.layout import SequenceLayout, build_layout
 from fusion.model.loading import VISION_PREFIX, CheckedLoading
@@ -114,7 +115,6 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
         *,
         num_latents: int | None = None,
         return_logits: bool | None = None,
-        step: DecoderStep | None = None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
@@ -123,6 +123,7 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
         instruct_ids: Tensor | None = None,
         image_index: Tensor | None = None,
         pixels: Tensor | None = None,
+        step: DecoderStep | None = None,
         **options: Any,
     ) -> FusionOutput | CausalLMOutputWithPast:
         """Loss of a batch, which is given as a FusionBatch or as its tensors by keyword.
@@ -131,9 +132,9 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
             batch: on the model's device.
             num_latents: q, a square; None = the configured fixed number.
             return_logits: also return the logits of all positions; None = only when there are no labels.
-            step: of a generation, instead of a batch; see `FusionGeneration.run_step`.
             input_ids, labels, lengths, question_ends, instruct_ids, image_index, pixels: see FusionBatch.
             attention_mask: int64 or bool [B, n], instead of `lengths`; see FusionBatch.from_keywords.
+            step: of a generation, instead of a batch; see `FusionGeneration.run_step`.
             options: what tools pass along: `return_dict`, and values that ask for nothing (None, False).
 
         Raises:

@@ -204,8 +204,7 @@ def decoder_attention(
     Args:
         module: the layer's attention, unused.
         query: [B, H, N, h]; key, value: [B, G, K, h].
-        attention_mask: bool, broadcastable to [B, H, N, K]; None = causal over the whole row, or inside `spans`;
-            a single query sees all keys.
+        attention_mask: bool, broadcastable to [B, H, N, K]; None = causal over the whole row, or inside `spans`.
         spans: parts of the N positions of a packed row (B = 1).
         implementation: one of IMPLEMENTATIONS; None = "sdpa".
         window: sliding window in positions.
@@ -218,10 +217,14 @@ def decoder_attention(
     """
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"attn_implementation: {implementation!r} is not one of {list(IMPLEMENTATIONS)}")
-    heads, length = query.shape[1], query.shape[2]
-    # One query behind a cache sees all keys: nothing comes after it.
-    causal = length > 1 or key.shape[2] == 1
-    pattern = Pattern(causal, window, scaling, dropout, eager=implementation == "eager")
+    heads = query.shape[1]
+    groups = heads // key.shape[1]
+    if query.shape[2] == 1 and spans is None:
+        # One new token sees the whole cache. The heads of one key are read as its queries: nothing is repeated.
+        query = query.unflatten(1, (key.shape[1], groups)).squeeze(3)
+        mixed = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
+        return mixed.flatten(1, 2).unsqueeze(1), None
+    pattern = Pattern(True, window, scaling, dropout, eager=implementation == "eager")
     if attention_mask is not None:
         mixed = F.scaled_dot_product_attention(
             query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=heads != key.shape[1]

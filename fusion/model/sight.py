@@ -142,18 +142,18 @@ def look(
     """
     tower, config, has_blank = backbone.vision_tower.layers, backbone.config, layout.num_blank > 0
     wanted = _Wanted(backbone, pixels, has_blank, num_latents, pictures)
-    embedded, rows = backbone._embed_pictures(pixels, has_blank)
-    tiles, blank = embedded.split([4 * len(pixels), int(has_blank)])
-    plain = torch.cat([tiles.unflatten(0, (len(pixels), 4))[wanted.tiled].flatten(0, 1), blank[: wanted.blank]])
-    if layout.row_image is not None and len(pixels):
+    tiles, rows = backbone._embed_pictures(pixels, has_blank)
+    tiles, blank = tiles.split([4 * len(pixels), int(has_blank)])
+    tiles = tiles.unflatten(0, (len(pixels), 4))
+    plain = torch.cat([tiles[wanted.tiled].flatten(0, 1), blank[: wanted.blank]])
+    if layout.row_image is not None:
         rows = rows.index_select(0, layout.row_image)
     if config.text_guided and len(rows):
-        instruct = backbone.embed_tokens(layout.instruct_ids)
-        guided = torch.cat([rows.flatten(0, 1), backbone.aux_projector(instruct)])
-        plain_levels, guided_levels = tower(plain, guided, layout.guided)
+        text = backbone.aux_projector(backbone.embed_tokens(layout.instruct_ids))
+        plain_levels, guided = tower(plain, torch.cat([rows.flatten(0, 1), text]), layout.guided)
         features = backbone.mm_projector(plain_levels)
-        patches, _ = layout.guided.split(guided_levels)
-        images = backbone.mm_projector(patches).unflatten(0, (rows.shape[0], rows.shape[1]))
+        seen, _ = layout.guided.split(guided)
+        images = backbone.mm_projector(seen).unflatten(0, rows.shape[:2])
     else:
         plain_levels, _ = tower(torch.cat([plain, rows]), None, None)
         features, images = backbone.mm_projector(plain_levels).split([len(plain), len(rows)])

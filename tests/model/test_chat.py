@@ -47,16 +47,15 @@ def whole(
 
 
 def tower_rows(model: FusionForConditionalGeneration) -> tuple[list[int], Any]:
-    """Rows that the tower encodes from now on: one number a stream and call of its first layer, text rows first."""
+    """Rows that the tower encodes from now on: without text, and with it."""
     rows: list[int] = []
 
     def count(_module: Any, args: Any, _output: Any) -> None:
-        plain, guided, parts, _mode = args
-        if guided is not None:
-            rows.append(len(parts.patches.lengths))
-        rows.append(len(plain))
+        plain, _guided, guided_rows, _mode = args
+        rows.extend([len(plain)] + ([] if guided_rows is None else [len(guided_rows.patches.lengths)]))
 
-    return rows, model.model.vision_tower.layers.encoder["layers"][0].register_forward_hook(count)
+    layer = model.model.vision_tower.layers.encoder["layers"][0]
+    return rows, layer.register_forward_hook(count)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
