@@ -135,16 +135,20 @@ def compare(name: str, variants: Sequence[str], rounds: int, options: Sequence[s
     return rows
 
 
-def run(rounds: int, options: Sequence[str]) -> dict[str, Any]:
-    """All measurements."""
+def run(rounds: int, options: Sequence[str], single: bool = True, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """All measurements, "base" among them always; `single`: also each saving switched off alone."""
     around = surroundings()
-    whole = (PRODUCT, PLAIN, CHECKPOINTED)
-    single = [f"without:{item}" for item in ITEMS if item != "blank"]
-    rows = {"base": compare("base", [*whole, PLAIN_CHECKPOINTED, *single], rounds, options)}
-    rows["vocabulary_128k"] = compare("vocabulary_128k", [*whole, "without:supervised"], rounds, options)
-    rows["text_only_samples"] = compare(
-        "text_only_samples", [*whole, "without:blank", "without:packing"], rounds, options
-    )
+    whole = [PRODUCT, PLAIN, CHECKPOINTED]
+    alone = {
+        "base": [PLAIN_CHECKPOINTED, *(f"without:{item}" for item in ITEMS if item != "blank")],
+        "vocabulary_128k": ["without:supervised"],
+        "text_only_samples": ["without:blank", "without:packing"],
+    }
+    rows = {
+        name: compare(name, whole + (more if single else []), rounds, options)
+        for name, more in alone.items()
+        if names is None or name in names or name == "base"
+    }
     efficiency = in_fresh_process(["--measure", "efficiency", "--case", "base", *options])
     base = rows["base"]
     reached = {
@@ -171,6 +175,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of all variants")
     parser.add_argument("--steps", type=int, default=2, help="steps of each process that count, after one to warm up")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: a trial of the program, no measurement")
+    parser.add_argument(
+        "--whole", action="store_true", help="product and plain path only, no saving switched off alone"
+    )
     parser.add_argument("--name", default="train_step_cpu", help="of the result file")
     parser.add_argument("--measure", help="one variant (or `efficiency`) in this process, as a line of JSON")
     parser.add_argument("--case", default="base", choices=sorted(cases(True)))
@@ -183,7 +190,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     options = ["--steps", str(given.steps), *(["--tiny"] if given.tiny else [])]
-    print(write_result(given.name, run(given.rounds, options)))
+    print(write_result(given.name, run(given.rounds, options, not given.whole, given.cases)))
 
 
 if __name__ == "__main__":
