@@ -178,6 +178,7 @@ def main() -> None:
     parser.add_argument(
         "--whole", action="store_true", help="product and plain path only, no saving switched off alone"
     )
+    parser.add_argument("--cases", nargs="+", choices=sorted(cases(True)), help="all of them unless given")
     parser.add_argument("--name", default="train_step_cpu", help="of the result file")
     parser.add_argument("--measure", help="one variant (or `efficiency`) in this process, as a line of JSON")
     parser.add_argument("--case", default="base", choices=sorted(cases(True)))
