@@ -68,29 +68,6 @@ class FusionBatch(dict[str, Tensor]):
         super().__init__(tensors)
         self.host: dict[str, Tensor] = dict(host) if host is not None else {key: self[key] for key in _LAYOUT_KEYS}
 
-    @classmethod
-    def from_keywords(cls, tensors: Mapping[str, Tensor | None]) -> FusionBatch:
-        """A batch from the same keys as separate tensors, as other tools hand them over.
-
-        `labels` may be absent (nothing is supervised then), and `lengths` where there is an `attention_mask` (int64 or
-        bool [B, n], ones first: padding is on the right).
-
-        Raises:
-            ValueError: a key is missing, or the mask has padding elsewhere than on the right.
-        """
-        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        mask = given.pop("attention_mask", None)
-        if "lengths" not in given and mask is not None:
-            if bool((mask[:, 1:] > mask[:, :-1]).any()):
-                raise ValueError("attention_mask: samples must be padded on the right")
-            given["lengths"] = mask.sum(1, dtype=torch.int64)
-        if "labels" not in given and "input_ids" in given:
-            given["labels"] = torch.full_like(given["input_ids"], IGNORED)
-        missing = [name for name in (*_LAYOUT_KEYS, "pixels") if name not in given]
-        if missing:
-            raise ValueError(f"{', '.join(missing)}: a batch needs these tensors, see FusionBatch")
-        return cls(given)
-
     def __reduce__(self) -> tuple[type[FusionBatch], tuple[dict[str, Tensor], dict[str, Tensor]]]:
         return (FusionBatch, (dict(self), self.host))
 

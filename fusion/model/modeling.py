@@ -25,6 +25,7 @@ from fusion.model.head import OutputHead
 from fusion.model.layout import SequenceLayout, build_layout
 from fusion.model.loading import VISION_PREFIX, CheckedLoading
 from fusion.model.mapping import LossCounts, LossSums, NewLinear, SumCount, combine_losses
+from fusion.model.prompt import prompt_batch
 
 
 @dataclass
@@ -133,7 +134,7 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
             num_latents: q, a square; None = the configured fixed number.
             return_logits: also return the logits of all positions; None = only when there are no labels.
             input_ids, labels, lengths, question_ends, instruct_ids, image_index, pixels: see FusionBatch.
-            attention_mask: int64 or bool [B, n], instead of `lengths`; see FusionBatch.from_keywords.
+            attention_mask: int64 or bool [B, n], 1 for real tokens, padded on either side; see `prompt_batch`.
             step: of a generation, instead of a batch; see `FusionGeneration.run_step`.
             options: what tools pass along: `return_dict`, and values that ask for nothing (None, False).
 
@@ -148,10 +149,19 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
         if unknown:
             raise TypeError(f"{', '.join(unknown)}: a FUSION model's forward takes no such arguments")
         if batch is None:
-            names = ("input_ids", "labels", "lengths", "question_ends", "instruct_ids", "image_index", "pixels")
-            tensors = (input_ids, labels, lengths, question_ends, instruct_ids, image_index, pixels)
-            keywords = dict(zip(names, tensors, strict=True)) | {"attention_mask": attention_mask}
-            batch = FusionBatch.from_keywords(keywords)
+            if input_ids is None:
+                raise ValueError("batch, input_ids: one of them is needed")
+            batch = prompt_batch(
+                self.config,
+                input_ids,
+                attention_mask=attention_mask,
+                labels=labels,
+                lengths=lengths,
+                question_ends=question_ends,
+                instruct_ids=instruct_ids,
+                image_index=image_index,
+                pixels=pixels,
+            )
             return_logits = labels is None if return_logits is None else return_logits
         layout = self.layout(batch, num_latents, packed=True)
         inputs = self.model.encode(batch["pixels"], layout)

@@ -17,18 +17,20 @@ def prompt_batch(
     input_ids: Tensor,
     *,
     attention_mask: Tensor | None = None,
+    labels: Tensor | None = None,
     lengths: Tensor | None = None,
     question_ends: Tensor | None = None,
     instruct_ids: Tensor | None = None,
     image_index: Tensor | None = None,
     pixels: Tensor | None = None,
 ) -> FusionBatch:
-    """A right-padded batch of prompts.
+    """A right-padded batch from separate tensors, as tools of the Transformers library hand them over.
 
     Args:
         config: of the model.
         input_ids: int64 [B, n], with the markers -200 (image) and -300 (latents), padded on either side.
         attention_mask: [B, n], 1 for real tokens. None: from `lengths`; without these nothing may be padded.
+        labels: int64 [B, n], padded like input_ids, -100 where unsupervised. None: nothing is supervised.
         lengths: int64 [B], real tokens of right-padded rows.
         question_ends: int64 [B, turns], index in the row of input_ids of the last token before each answer, -1 where a
             row has fewer turns. None: the last token of a row; then every row must be a single question.
@@ -38,7 +40,7 @@ def prompt_batch(
         pixels: uint8 [N, 5, 3, S, S]; None when there is no picture.
 
     Returns:
-        the batch on the device of `input_ids`, nothing supervised.
+        the batch on the device of `input_ids`.
 
     Raises:
         ValueError: the tensors do not fit together; the message begins with the argument's name.
@@ -50,7 +52,13 @@ def prompt_batch(
     starts, counts = _real_parts(config, host_ids, attention_mask, lengths)
     index = starts[:, None] + torch.arange(int(counts.max()))
     inside = torch.arange(int(counts.max())) < counts[:, None]
-    ids = host_ids.gather(1, index.clamp(max=width - 1)).where(inside, config.pad_token_id or 0)
+
+    def aligned(rows: Tensor, padding: int) -> Tensor:
+        return rows.gather(1, index.clamp(max=width - 1)).where(inside, padding)
+
+    ids = aligned(host_ids, config.pad_token_id or 0)
+    if labels is not None and labels.shape != input_ids.shape:
+        raise ValueError(f"labels: have shape {list(labels.shape)}, input_ids {list(input_ids.shape)}")
 
     has_picture = (ids == IMAGE_MARKER).any(1)
     if question_ends is None:
@@ -80,7 +88,7 @@ def prompt_batch(
         instruct_ids = torch.zeros(size, 1, dtype=torch.int64)
     host = {
         "input_ids": ids,
-        "labels": torch.full_like(ids, IGNORED),
+        "labels": torch.full_like(ids, IGNORED) if labels is None else aligned(labels.cpu(), IGNORED),
         "lengths": counts,
         "question_ends": ends,
         "instruct_ids": instruct_ids.cpu(),

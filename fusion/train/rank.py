@@ -1,6 +1,7 @@
 """One rank of a training stage, from its parent checkpoint to its own."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
     """results/<variant>/<stage>/summary.json: facts of the stage that are equal for equal runs."""
     order = batches.order
     lengths = batches.manifest.lengths(engine.module.config.num_patches, recipe.model.num_latents)
+    too_long = [batches.manifest.row(int(row)) for row in batches.too_long]
     last = _last_row(recipe.results / "loss.csv")
     summary = {
         "variant": recipe.variant,
@@ -109,7 +111,10 @@ def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
         "epochs": order.epochs,
         "steps": order.steps,
         "tokens_per_epoch": int((lengths * order.draws).sum()),
-        "left_out": {"too_long": [batches.manifest.row(int(row))["sample_id"] for row in batches.too_long]},
+        "left_out": {
+            "too_long": [row["sample_id"] for row in too_long],
+            "too_long_by_source": dict(sorted(Counter(row["source"] for row in too_long).items())),
+        },
         "parameters": sum(parameter.numel() for parameter in engine.module.parameters()),
         "ranks": recipe.hardware.ranks,
         "settings": recipe.settings.model_dump(),

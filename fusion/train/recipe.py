@@ -66,9 +66,7 @@ class Recipe:
         of the packages that compute.
         """
         code = {
-            str(path.relative_to(self.root)): file_sha256(path)
-            for part in _CODE
-            for path in sorted((self.root / part).rglob("*.py") if (self.root / part).is_dir() else [self.root / part])
+            str(path.relative_to(self.root)): file_sha256(path) for part in _CODE for path in _files(self.root / part)
         }
         return json_sha256(
             {
@@ -128,3 +126,8 @@ def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Pat
         hardware=chosen.hardware,
         root=root,
     )
+
+
+def _files(part: Path) -> list[Path]:
+    found = part.rglob("*") if part.is_dir() else [part]
+    return sorted(path for path in found if path.is_file() and path.suffix != ".pyc")

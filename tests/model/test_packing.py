@@ -136,12 +136,27 @@ def test_tensors_by_keyword() -> None:
     assert unlabelled.logits.shape == (batch.size, layout.length, model.config.vocab_size)
     assert unlabelled.loss_sums.cross_entropy.elements == 0
     close(unlabelled.logits, model(batch, num_latents=9, return_logits=True).logits)
-    with pytest.raises(ValueError, match="lengths: a batch needs"):
+    with pytest.raises(ValueError, match="attention_mask: is needed"):
         model(**keys, labels=labels)
-    with pytest.raises(ValueError, match="padded on the right"):
-        model(**keys, labels=labels, attention_mask=mask.flip(1))
+    with pytest.raises(ValueError, match="one run"):
+        model(**keys, labels=labels, attention_mask=mask & (torch.arange(mask.shape[1]) != 2))
     with pytest.raises(TypeError, match="inputs_embeds"):
         model(**keys, attention_mask=mask, inputs_embeds=torch.zeros(1))
+
+
+def test_left_padded_tensors_give_the_same() -> None:
+    model, processor = shared("phi_3")
+    batch = processor.collate(samples(processor))
+    keys, width = dict(batch), batch["input_ids"].shape[1]
+    shift = width - keys.pop("lengths")
+    mask = torch.arange(width) >= shift[:, None]
+    for name in ("input_ids", "labels"):
+        rows = zip(keys[name], shift.tolist(), strict=True)
+        keys[name] = torch.stack([row.roll(places) for row, places in rows])
+    ends = keys["question_ends"]
+    keys["question_ends"] = torch.where(ends >= 0, ends + shift[:, None], -1)
+    assert bool((shift > 0).any())
+    assert model(**keys, attention_mask=mask, num_latents=9).loss == model(batch, num_latents=9).loss
 
 
 @pytest.mark.long
