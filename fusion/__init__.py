@@ -1,10 +1,13 @@
 """FUSION vision-language models: data, training, evaluation, lineage and publishing.
 
-`from fusion import FusionForConditionalGeneration, FusionProcessor, FusionConfig` loads the model's libraries and makes
-the Transformers library know FUSION (`fusion.model.auto`). A plain `import fusion` loads nothing: every stage does it.
+Once `fusion` is imported, the Auto classes and pipelines of the Transformers library know FUSION models. The import
+itself loads none of the model's libraries (every stage does it): see `fusion.registration`.
+`from fusion import FusionForConditionalGeneration, FusionProcessor, FusionConfig` does.
 """
 
 from typing import Any
+
+from fusion.registration import register_when_imported
 
 _PUBLIC = ("FusionConfig", "FusionForConditionalGeneration", "FusionProcessor")
 
@@ -19,3 +22,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_PUBLIC])
+
+
+register_when_imported()

@@ -1,11 +1,11 @@
-"""`import fusion.model.auto` makes the Transformers library's Auto classes and pipelines know FUSION.
+"""The Transformers library's Auto classes and pipelines learn of FUSION; `import fusion` sees to it.
 
-    import fusion.model.auto
+    import fusion
     from transformers import pipeline
     answer = pipeline("image-text-to-text", model="FOLDER")
 
 AutoConfig, AutoProcessor and AutoModelForImageTextToText then take our folders and released checkpoints as they are; no
-remote code is involved. It is a module of its own because it imports the model: commands that need none start fast.
+remote code is involved.
 """
 
 from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -192,3 +192,15 @@ def test_the_pipeline_answers(family: str, tmp_path: Path) -> None:
     assert given["generated_text"][-1]["content"].strip() == expected
     (short,) = pipe(picture(1), text="<image>what", max_new_tokens=4, return_full_text=False)
     assert short["generated_text"].strip() == expected
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import fusion; import fusion.model.template; import transformers", "import transformers; import fusion"],
+)
+def test_importing_fusion_is_enough(imports: str, tmp_path: Path) -> None:
+    model, processor = shared("phi_3")
+    save_checkpoint(model, processor, tmp_path / "model")
+    code = f"{imports}; print(type(transformers.AutoProcessor.from_pretrained('model')).__name__)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "FusionProcessor", result.stderr
