@@ -85,6 +85,19 @@ class Expectations(Entry):
         return {key: tuple(pair) if isinstance(pair, list) else pair for key, pair in value.items()}
 
 
+class Published(Entry):
+    """What is published of a data set besides its sources; `fusion data` checks the entries against it.
+
+    `files` is their number, `total` their samples in thousands, `shares` the percentage of each category as printed.
+    """
+
+    files: int = Field(gt=0)
+    total: int = Field(gt=0)
+    shares: dict[str, Annotated[float, Field(gt=0, le=100)]]
+    source: str
+    notes: list[str] = []
+
+
 class Dataset(Entry):
     """The training set of one stage. `file` is filled in: the catalog file that holds the entry."""
 
@@ -94,6 +107,7 @@ class Dataset(Entry):
     tokenizers: dict[Name, TokenizerEntry]
     contamination: list[Name] = []
     expect: Expectations = Expectations()
+    published: Published | None = None
     sources: dict[Name, Source] = Field(min_length=1)
 
 
