@@ -1,0 +1,207 @@
+"""Any table of pictures and texts as a source: CSV, TSV, parquet or JSON, with the columns that its entry names.
+
+Ingest reads annotation files, so the table is written out as one first, row by row in the table's order: row n of the
+source is row n of the table, header not counted. The copy lies in scratch/tables/; a changed table is copied again.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from fusion.data.errors import IngestError
+from fusion.data.ingest.json_stream import read_records
+from fusion.data.ingest.origin import Layout, PublishedOrigin
+
+SCRATCH = Path("scratch/tables")
+_JSON = (".json", ".jsonl", ".ndjson")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_MARKER = "<image>"
+_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+_SHOWN = 20
+_MANY_KEYS = 1000
+
+
+class Table(PublishedOrigin):
+    """`file` = the table, `images` = image folders or archives, in the data set's folder (params.yaml, data.roots).
+
+    The other keys name columns: `image` (a picture's path in `images`; null = text only), `id`, and either `text`, a
+    caption that is asked for with one of `prompts` after the other, or `question` and `answer`. `separator` is for CSV.
+    """
+
+    kind: ClassVar[str] = "table"
+    file: str
+    images: list[str] = Field(default=["images"], min_length=1)
+    image: str | None = "image"
+    id: str | None = None
+    text: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    prompts: list[str] = Field(default=["Describe the picture."], min_length=1)
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Table":
+        if (self.text is not None) == (self.answer is not None) or (self.question is None) != (self.answer is None):
+            raise ValueError("name either the column `text`, or both columns `question` and `answer`")
+        if not self.file.lower().endswith((*_SEPARATORS, *_JSON, ".parquet")):
+            raise ValueError(f"`file` must end in {', '.join((*_SEPARATORS, *_JSON, '.parquet'))}")
+        return self
+
+    def layout(self, folder: str | None) -> Layout:
+        """The table as an annotation file, and its pictures.
+
+        Raises:
+            IngestError: no folder is given, the table is missing or cannot be read, or it has no such column.
+        """
+        if folder is None:
+            raise IngestError(f"{self.file}: give the folder of this data set in params.yaml (data.roots)")
+        base = Path(folder)
+        if not base.is_dir():
+            raise IngestError(f"data.roots in params.yaml names {base}, which is not a folder")
+        if not (base / self.file).is_file():
+            raise IngestError(f"the table {base / self.file} is missing")
+        images = tuple(name for name in self.images if "images" in self.model_fields_set or (base / name).exists())
+        return Layout(base, {"kind": "folder"}, str(self._annotations(base / self.file)), images)
+
+    def columns(self) -> list[str]:
+        """The columns that the entry names."""
+        named = (self.id, self.image, self.text, self.question, self.answer)
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+    def _annotations(self, table: Path) -> Path:
+        """The table's copy as JSON lines; the one that is there, if neither the table nor the entry has changed."""
+        facts = table.stat()
+        identity = json.dumps([str(table.resolve()), self.model_dump(mode="json")], sort_keys=True)
+        folder = (SCRATCH / hashlib.sha256(identity.encode()).hexdigest()[:16]).absolute()
+        made = folder / f"{table.name}.{facts.st_size}-{facts.st_mtime_ns}" / f"{table.name}.jsonl"
+        if made.is_file():
+            return made
+        made.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=made.parent)
+        os.close(handle)
+        try:
+            self._write(table, Path(name))
+            os.replace(name, made)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        for older in folder.glob("*/*.jsonl"):
+            if older != made:
+                older.unlink()
+        return made
+
+    def _write(self, table: Path, target: Path) -> None:
+        if table.name.lower().endswith(_JSON):
+            with target.open("w", encoding="ascii") as file:
+                file.writelines(json.dumps(record) + "\n" for record in self._records(table))
+            return
+        try:
+            frame = self._scan(table)
+            self._check(table, frame.collect_schema())
+            frame.with_row_index(_ROW).select(self._columns()).sink_ndjson(target)
+        except _FAULTS as error:
+            raise IngestError(f"{table} cannot be read: {_plain(error)}{_advice(error)}") from error
+
+    def _scan(self, table: Path) -> pl.LazyFrame:
+        ending = Path(table.name.lower()).suffix
+        if ending == ".parquet":
+            return pl.scan_parquet(table, glob=False)
+        separator = self.separator or _SEPARATORS[ending]
+        return pl.scan_csv(table, infer_schema=False, separator=separator, glob=False)
+
+    def _check(self, table: Path, schema: pl.Schema) -> None:
+        for name in self.columns():
+            if name not in schema:
+                raise IngestError(f"{table} has no column `{name}`{_near(name, list(schema))}")
+            if isinstance(schema[name], (pl.Struct, pl.Binary, pl.List, pl.Array)):
+                raise IngestError(
+                    f"{table}: column `{name}` holds {schema[name]}, where names or texts are needed: write pictures "
+                    "out as files and their names into the table"
+                )
+
+    def _columns(self) -> list[pl.Expr]:
+        text = {name: pl.col(name).cast(pl.String) for name in self.columns()}
+        question = text[self.question] if self.question else self._prompt()
+        if self.image is not None:
+            marked = question.str.contains(_MARKER, literal=True)
+            question = pl.when(marked).then(question).otherwise(pl.lit(f"{_MARKER}\n") + question)
+        messages = [_message("human", question), _message("gpt", text[self.text or self.answer or ""])]
+        made = [pl.concat_list(messages).alias("conversations")]
+        if self.image is not None:
+            made.append(text[self.image].alias("image"))
+        if self.id is not None:
+            made.append(text[self.id].alias("id"))
+        return made
+
+    def _prompt(self) -> pl.Expr:
+        chosen = pl.lit(self.prompts[0])
+        for number, prompt in enumerate(self.prompts[1:], 1):
+            turn = pl.col(_ROW) % len(self.prompts) == number
+            chosen = pl.when(turn).then(pl.lit(prompt)).otherwise(chosen)
+        return chosen
+
+    def _records(self, table: Path) -> Iterator[Any]:
+        missing, keys = set(self.columns()), set[str]()
+        for number, row in enumerate(read_records(table)):
+            if not isinstance(row, dict):
+                yield row  # ingest rejects it with this reason
+                continue
+            missing -= row.keys()
+            keys.update(islice(row, _SHOWN))
+            question = _as_text(row.get(self.question) if self.question else self.prompts[number % len(self.prompts)])
+            if self.image is not None and isinstance(question, str) and _MARKER not in question:
+                question = f"{_MARKER}\n{question}"
+            answer = _as_text(row.get(self.text or self.answer))
+            record: dict[str, Any] = {
+                "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+            }
+            if self.image is not None:
+                record["image"] = row.get(self.image)
+            if self.id is not None:
+                record["id"] = row.get(self.id)
+            yield record
+            if len(keys) > _MANY_KEYS:
+                keys = set(islice(sorted(keys), _SHOWN))
+        if missing:
+            name = min(missing)
+            raise IngestError(f"no row of {table} has `{name}`{_near(name, sorted(keys))}")
+
+
+_ROW = "\0row"
+"""The row's number, under a name that no table has."""
+
+
+def _message(role: str, value: pl.Expr) -> pl.Expr:
+    return pl.struct(pl.lit(role).alias("from"), value.alias("value"))
+
+
+def _as_text(value: Any) -> Any:
+    """Numbers as text, the rest as it is: ingest rejects what is no text."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1, cutoff=0.6)
+    listed = ", ".join(f"`{item}`" for item in known[:_SHOWN])
+    return (f"; did you mean `{close[0]}`?" if close else "") + f" Its columns: {listed}"
+
+
+def _plain(error: Exception) -> str:
+    return " ".join(str(error).split(". You might")[0].split("You might")[0].split())[:200]
+
+
+def _advice(error: Exception) -> str:
+    told = str(error).lower()
+    if "utf-8" in told:
+        return ". Save it as UTF-8, for example with iconv -f latin1 -t utf-8"
+    if "more fields" in told or "escaped" in told:
+        return ". Put texts with separators, quotes or line ends in double quotes, and write a quote inside as two"
+    return ""

@@ -1,0 +1,172 @@
+"""A table of pictures and texts as a source: one entry of the catalog, from CSV to the manifest."""
+
+import io
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusion.data.catalog import CatalogError
+from fusion.data.errors import IngestError
+from fusion.data.ingest.origin import parse_origin
+from fusion.data.origins import table
+from fusion.settings import load_settings
+from tests.data.workshop import DATASET, Workshop, picture
+
+CAPTIONS = ["a red thing", 'she said "no",\nthen left', "naïve ünïcode", "four"]
+FRAME = pl.DataFrame({"pic": [f"{n}.png" for n in range(4)], "said": CAPTIONS, "n": [1, 2, 3, 4]})
+COLUMNS = {"image": "pic", "text": "said", "id": "n"}
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "SCRATCH", tmp_path / "scratch")
+
+
+def write(frame: pl.DataFrame, path: Path) -> None:
+    if path.suffix == ".csv":
+        frame.write_csv(path)
+    elif path.suffix == ".tsv":
+        frame.write_csv(path, separator="\t")
+    elif path.suffix == ".parquet":
+        frame.write_parquet(path)
+    else:
+        rows = [json.dumps(row) for row in frame.to_dicts()]
+        path.write_text("\n".join(rows) if path.suffix == ".jsonl" else f"[{','.join(rows)}]", encoding="utf-8")
+
+
+def add(workshop: Workshop, file: str, container: str = "folder", **origin) -> None:
+    workshop.add("own", b"", {f"{n}.png": picture(n) for n in range(4)}, container=container)
+    images = workshop.sources["own"]["origin"]["images"]
+    workshop.sources["own"]["origin"] = {"kind": "table", "file": file, "images": images, **origin}
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "jsonl", "json"])
+@pytest.mark.parametrize("container", ["folder", "tar", "zip"])
+def test_every_form_gives_the_same_samples(workshop: Workshop, ending: str, container: str):
+    add(workshop, f"own.{ending}", container, **COLUMNS, prompts=["What is it?", "Describe it."])
+    write(FRAME, workshop.published / f"own.{ending}")
+    index = workshop.shard("own")
+    assert index["row"].to_list() == [0, 1, 2, 3] and index["image_sha256"].null_count() == 0
+    samples = pl.read_parquet(workshop.folder / "data/raw" / DATASET / "own/samples.parquet")
+    assert samples["key"].to_list() == ["1", "2", "3", "4"]
+    for number, conversation in enumerate(samples["conversations"].to_list()):
+        prompt = ("What is it?", "Describe it.")[number % 2]
+        assert conversation == [
+            {"from": "human", "value": f"<image>\n{prompt}"},
+            {"from": "gpt", "value": CAPTIONS[number]},
+        ]
+
+
+def test_questions_and_answers_and_no_pictures(workshop: Workshop):
+    frame = pl.DataFrame({"q": ["one?", "two <image>?"], "a": [1.0, 2.5], "pic": ["0.png", "1.png"]})
+    write(frame, workshop.published / "own.csv")
+    add(workshop, "own.csv", question="q", answer="a", image="pic")
+    texts = [[message["value"] for message in talk] for talk in workshop.ingest("own")["conversations"].to_list()]
+    assert texts == [["<image>\none?", "1.0"], ["two <image>?", "2.5"]]
+    workshop.sources["own"]["origin"] = {
+        "kind": "table",
+        "file": "own.csv",
+        "question": "q",
+        "answer": "a",
+        "image": None,
+    }
+    assert workshop.ingest("own")["image"].null_count() == 2
+    assert workshop.shard("own")["structure"].to_list()[0] is None
+
+
+def test_rows_that_cannot_be_used_are_in_the_ledger(workshop: Workshop):
+    rows = ["image,caption", "0.png,right", "1.png,", ",no picture", "9.png,lost", "../x.png,out", "2.png,right too"]
+    (workshop.published / "own.csv").write_text("\n".join(rows) + "\n")
+    add(workshop, "own.csv", text="caption")
+    workshop.curate()
+    assert workshop.reasons("own") == {
+        1: "ingest/bad-message",
+        2: "schema/image-marker-without-image",
+        3: "shard/missing-image",
+        4: "ingest/path-outside",
+    }
+
+
+def test_pictures_may_lie_beside_the_table(workshop: Workshop):
+    folder = workshop.published / "flat"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(picture(0))
+    (folder / "metadata.csv").write_text("file_name;text\n0.png;a, b\n")
+    origin = {"kind": "table", "file": "flat/metadata.csv", "image": "file_name", "text": "text", "separator": ";"}
+    workshop.embed("own", {**origin, "images": ["flat"]})
+    assert len(workshop.shard("own")) == 1
+
+
+def test_a_changed_table_is_read_again(workshop: Workshop):
+    write(FRAME, workshop.published / "own.csv")
+    add(workshop, "own.csv", **COLUMNS)
+    assert len(workshop.ingest("own")) == 4
+    write(FRAME.head(2), workshop.published / "own.csv")
+    assert len(workshop.ingest("own")) == 2
+    assert len(list(table.SCRATCH.rglob("*.jsonl"))) == 1
+
+
+BROKEN = [
+    ("own.csv", b"image,caption\na.png,caf\xe9\n", "iconv"),
+    ("own.csv", b"image,caption\na.png,one, two\n", "double quotes"),
+    ("own.csv", b'image,caption\na.png,"one\n', "double quotes"),
+    ("own.csv", b"", "empty"),
+    ("own.csv", b"image,captions\na.png,x\n", "did you mean `captions`"),
+    ("own.jsonl", b'{"image": "a.png", "captions": "x"}', "did you mean `captions`"),
+    ("own.jsonl", b'{"image": "a.png", ', "not valid JSON"),
+    ("own.parquet", b"PAR1 no", "cannot be read"),
+    ("none.csv", None, "missing"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "told"), BROKEN)
+def test_a_broken_table_is_told_with_what_mends_it(workshop: Workshop, file: str, content: bytes | None, told: str):
+    if content is not None:
+        (workshop.published / file).write_bytes(content)
+    add(workshop, file, text="caption")
+    with pytest.raises(IngestError, match=told) as caught:
+        workshop.ingest("own")
+    assert file in str(caught.value)
+    assert not list(table.SCRATCH.rglob("*.jsonl"))
+
+
+def test_pictures_inside_a_parquet_file_are_told(workshop: Workshop):
+    frame = pl.DataFrame({"image": [{"bytes": b"x", "path": "a"}], "caption": ["x"]})
+    frame.write_parquet(workshop.published / "own.parquet")
+    add(workshop, "own.parquet", text="caption")
+    with pytest.raises(IngestError, match="write pictures out as files"):
+        workshop.ingest("own")
+
+
+@pytest.mark.parametrize(
+    ("origin", "why"),
+    [({}, "column `text`"), ({"text": "a", "answer": "b"}, "column `text`"), ({"question": "a"}, "column `text`")],
+)
+def test_an_entry_names_one_form(workshop: Workshop, origin: dict[str, str], why: str):
+    add(workshop, "own.csv", **origin)
+    with pytest.raises(CatalogError, match=why):
+        workshop.catalog  # noqa: B018
+
+
+def test_only_its_own_file_is_code_of_the_kind():
+    origin = parse_origin({"kind": "table", "file": "x.csv", "text": "t"})
+    assert origin.code() == "fusion/data/origins/table.py"
+    assert load_settings().data.roots == {}
+
+
+cells = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\n",;'), min_size=1, max_size=20)
+
+
+@given(rows=st.lists(cells, min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_texts_come_through_unchanged(workshop: Workshop, rows: list[str]):
+    frame = pl.DataFrame({"image": [f"{n}.png" for n in range(len(rows))], "caption": rows})
+    buffer = io.BytesIO()
+    frame.write_csv(buffer)
+    (workshop.published / "own.csv").write_bytes(buffer.getvalue())
+    add(workshop, "own.csv", text="caption")
+    assert [talk[1]["value"] for talk in workshop.ingest("own")["conversations"].to_list()] == rows
