@@ -263,8 +263,27 @@ def export(
 
 
 @app.command()
-def doctor() -> None:
+def data(
+    dataset: Annotated[str | None, typer.Argument(metavar="[SET]", help="All of data/catalog/ if left out.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List data sets and their sources: counts, licences, origins, and shares against what is published."""
+    from fusion.data.listing_text import show_datasets
+
+    show_datasets(dataset, json=json)
+
+
+@app.command()
+def doctor(
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Look at the data of DATASET or DATASET/SOURCE instead.")
+    ] = None,
+) -> None:
     """Check the machine, the environment, the settings and the data, and say what to do about each problem."""
+    if data is not None:
+        from fusion.data.checkup import run_checkup
+
+        sys.exit(run_checkup(*_inputs(), data))
     from fusion.doctor import run_checks
 
     sys.exit(run_checks())

@@ -1,0 +1,45 @@
+"""What the checkup says: findings, and what to do about each reason for a reject."""
+
+Finding = tuple[str, str, str]
+"""Level, what was found, what to do about it (may be empty)."""
+OK, NOTE, FAIL = "ok", "note", "FAIL"
+
+ADVICE = {
+    "not-an-object": "every sample must be a JSON object {...}",
+    "no-conversations": "write `conversations`, or use an origin of kind `table`, which takes columns of any name",
+    "bad-message": 'each message is {"from": "human" or "gpt", "value": text}; a table\'s cell must not be empty',
+    "several-images": "one picture a sample: split the sample, or join the pictures into one",
+    "bad-image-path": "`image` is the path of a picture as text, without control characters",
+    "path-outside": "write paths relative to the image folder: no leading /, no drive, no `..`",
+    "lone-surrogate": "half of a character's escape (\\ud83d without its partner): export the texts as UTF-8 again",
+    "no_turns": "`conversations` is empty: give one question and one answer at least",
+    "wrong_roles": "messages alternate human, gpt, human, gpt and end with gpt",
+    "empty_question": "write a question beside `<image>`, for example: Describe the picture.",
+    "empty_answer": "take the sample out, or write its answer",
+    "control_token_in_text": "take the token out of the text: it belongs to the prompt template",
+    "image_marker_without_image": "give the sample its `image`, or take `<image>` out of the text",
+    "image_without_marker": "put `<image>` in front of the first question",
+    "image_not_in_first_turn": "move `<image>` to the first question",
+    "too_many_images": "one `<image>` a sample: take the others out",
+    "missing-image": "put the picture there, or mend its name in the annotations",
+    "image-name-too-long": "shorten the name; is it a text in the wrong column?",
+    "file-too-large": "save the picture smaller, or raise data.max_image_pixels in params.yaml",
+    "too-many-pixels": "save the picture smaller, or raise data.max_image_pixels in params.yaml",
+    "unreadable-image": "the system refuses to read it: check its permissions and the disk",
+    "damaged-archive-member": "get the archive again",
+    "encrypted-archive-member": "pack the archive without a password",
+    "unsupported-compression": "pack the archive with deflate, or as a plain .tar",
+    "empty-image": "the file has no bytes: get it again",
+    "corrupt-image": "damaged, or none of JPEG, PNG, WebP, GIF, BMP, TIFF: convert it or get it again",
+    "truncated-image": "the file ends too early: get it again",
+    "unsupported-mode": "save it with 8 or 16 bits a channel",
+    "corrupt-metadata": "save the picture again without its metadata",
+    "out-of-memory": "save the picture smaller",
+}
+"""By the reason codes of ingest, sharding and the template."""
+
+
+def rejects_finding(reason: str, count: int, total: int, where: str, evidence: str, more: str = "") -> Finding:
+    """A reason with its number of samples and the first of them, which `where` names."""
+    advice = more or ADVICE.get(reason, "see the evidence")
+    return FAIL, f"{reason.replace('_', '-')}: {count:,} of {total:,}; first: {where}: {evidence[:160]}", advice
