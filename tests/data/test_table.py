@@ -1,5 +1,6 @@
 """A table of pictures and texts as a source: one entry of the catalog, from CSV to the manifest."""
 
+import datetime
 import io
 import json
 from pathlib import Path
@@ -89,6 +90,20 @@ def test_rows_that_cannot_be_used_are_in_the_ledger(workshop: Workshop):
         3: "shard/missing-image",
         4: "ingest/path-outside",
     }
+
+
+def test_cells_of_any_type_are_texts_or_rejected(workshop: Workshop):
+    days = [datetime.date(2020, 1, day) for day in (1, 2)]
+    frame = pl.DataFrame({"image": ["0.png", "1.png"], "day": days, "sure": [True, False]})
+    frame.write_parquet(workshop.published / "own.parquet")
+    add(workshop, "own.parquet", text="day", id="day")
+    assert [talk[1]["value"] for talk in workshop.ingest("own")["conversations"].to_list()] == [
+        "2020-01-01",
+        "2020-01-02",
+    ]
+    workshop.sources["own"]["origin"]["text"] = "sure"
+    workshop.ingest("own")
+    assert workshop.rejects("own", "raw") == {0: "bad-message", 1: "bad-message"}
 
 
 def test_pictures_may_lie_beside_the_table(workshop: Workshop):

@@ -4,17 +4,19 @@ Ingest reads annotation files, so the table is written out as one first, row by 
 source is row n of the table, header not counted. The copy lies in scratch/tables/; a changed table is copied again.
 """
 
+import csv
 import difflib
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
-import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from fusion.data.errors import IngestError
@@ -25,9 +27,11 @@ SCRATCH = Path("scratch/tables")
 _JSON = (".json", ".jsonl", ".ndjson")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _MARKER = "<image>"
-_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 _SHOWN = 20
 _MANY_KEYS = 1000
+_BATCH = 1000
+_LONGEST_CELL = 64 << 20
+"""Characters. A longer one is taken for a quote that is not closed, so that memory stays bounded."""
 
 
 class Table(PublishedOrigin):
@@ -99,58 +103,63 @@ class Table(PublishedOrigin):
         return made
 
     def _write(self, table: Path, target: Path) -> None:
-        if table.name.lower().endswith(_JSON):
-            with target.open("w", encoding="ascii") as file:
+        with target.open("w", encoding="ascii") as file:
+            try:
                 file.writelines(json.dumps(record) + "\n" for record in self._records(table))
-            return
-        try:
-            frame = self._scan(table)
-            self._check(table, frame.collect_schema())
-            frame.with_row_index(_ROW).select(self._columns()).sink_ndjson(target)
-        except _FAULTS as error:
-            raise IngestError(f"{table} cannot be read: {_plain(error)}{_advice(error)}") from error
+            except UnicodeDecodeError as error:
+                told = f"{table} is not UTF-8 ({error.reason})"
+                raise IngestError(f"{told}: save it as UTF-8, for example with iconv -f latin1 -t utf-8") from None
+            except pa.ArrowException as error:
+                raise IngestError(f"{table} cannot be read: {str(error)[:200]}") from error
 
-    def _scan(self, table: Path) -> pl.LazyFrame:
+    def _rows(self, table: Path) -> Iterator[Any]:
         ending = Path(table.name.lower()).suffix
-        if ending == ".parquet":
-            return pl.scan_parquet(table, glob=False)
-        separator = self.separator or _SEPARATORS[ending]
-        return pl.scan_csv(table, infer_schema=False, separator=separator, glob=False)
+        if ending in _JSON:
+            return read_records(table)
+        return self._parquet(table) if ending == ".parquet" else self._csv(table, self.separator or _SEPARATORS[ending])
 
-    def _check(self, table: Path, schema: pl.Schema) -> None:
-        for name in self.columns():
-            if name not in schema:
-                raise IngestError(f"{table} has no column `{name}`{_near(name, list(schema))}")
-            if isinstance(schema[name], (pl.Struct, pl.Binary, pl.List, pl.Array)):
+    def _csv(self, table: Path, separator: str) -> Iterator[dict[str, str | None]]:
+        csv.field_size_limit(_LONGEST_CELL)
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            try:
+                header = next(reader, None)
+                if header is None:
+                    raise IngestError(f"{table} is empty: its first line must name the columns")
+                self._check(table, header)
+                for cells in reader:
+                    if len(cells) > len(header):
+                        raise csv.Error(f"{len(cells)} cells where the header has {len(header)}")
+                    if cells:
+                        yield dict(zip_longest(header, (cell or None for cell in cells)))
+            except csv.Error as error:
                 raise IngestError(
-                    f"{table}: column `{name}` holds {schema[name]}, where names or texts are needed: write pictures "
-                    "out as files and their names into the table"
-                )
+                    f"{table} cannot be read: line {reader.line_num}: {error}. Put texts with separators, quotes or "
+                    "line ends in double quotes, and write a quote inside as two"
+                ) from None
 
-    def _columns(self) -> list[pl.Expr]:
-        text = {name: pl.col(name).cast(pl.String) for name in self.columns()}
-        question = text[self.question] if self.question else self._prompt()
-        if self.image is not None:
-            marked = question.str.contains(_MARKER, literal=True)
-            question = pl.when(marked).then(question).otherwise(pl.lit(f"{_MARKER}\n") + question)
-        messages = [_message("human", question), _message("gpt", text[self.text or self.answer or ""])]
-        made = [pl.concat_list(messages).alias("conversations")]
-        if self.image is not None:
-            made.append(text[self.image].alias("image"))
-        if self.id is not None:
-            made.append(text[self.id].alias("id"))
-        return made
+    def _parquet(self, table: Path) -> Iterator[dict[str, Any]]:
+        with pq.ParquetFile(table) as file:
+            schema = file.schema_arrow
+            self._check(table, schema.names)
+            for name in self.columns():
+                kind = schema.field(name).type
+                if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                    raise IngestError(
+                        f"{table}: column `{name}` holds {kind}, where names or texts are needed: write pictures "
+                        "out as files and their names into the table"
+                    )
+            for batch in file.iter_batches(batch_size=_BATCH, columns=self.columns()):
+                yield from batch.to_pylist()
 
-    def _prompt(self) -> pl.Expr:
-        chosen = pl.lit(self.prompts[0])
-        for number, prompt in enumerate(self.prompts[1:], 1):
-            turn = pl.col(_ROW) % len(self.prompts) == number
-            chosen = pl.when(turn).then(pl.lit(prompt)).otherwise(chosen)
-        return chosen
+    def _check(self, table: Path, names: list[str]) -> None:
+        for name in self.columns():
+            if name not in names:
+                raise IngestError(f"{table} has no column `{name}`{_near(name, names)}")
 
     def _records(self, table: Path) -> Iterator[Any]:
         missing, keys = set(self.columns()), set[str]()
-        for number, row in enumerate(read_records(table)):
+        for number, row in enumerate(self._rows(table)):
             if not isinstance(row, dict):
                 yield row  # ingest rejects it with this reason
                 continue
@@ -164,44 +173,23 @@ class Table(PublishedOrigin):
                 "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
             }
             if self.image is not None:
-                record["image"] = row.get(self.image)
+                record["image"] = _as_text(row.get(self.image))
             if self.id is not None:
-                record["id"] = row.get(self.id)
+                record["id"] = _as_text(row.get(self.id))
             yield record
             if len(keys) > _MANY_KEYS:
                 keys = set(islice(sorted(keys), _SHOWN))
-        if missing:
+        if missing and keys:
             name = min(missing)
             raise IngestError(f"no row of {table} has `{name}`{_near(name, sorted(keys))}")
 
 
-_ROW = "\0row"
-"""The row's number, under a name that no table has."""
-
-
-def _message(role: str, value: pl.Expr) -> pl.Expr:
-    return pl.struct(pl.lit(role).alias("from"), value.alias("value"))
-
-
 def _as_text(value: Any) -> Any:
-    """Numbers as text, the rest as it is: ingest rejects what is no text."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    """Numbers, dates and the like as text; the rest as it is: ingest rejects what is no text."""
+    return value if value is None or isinstance(value, (str, bool, list, dict)) else str(value)
 
 
 def _near(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, 1, cutoff=0.6)
     listed = ", ".join(f"`{item}`" for item in known[:_SHOWN])
     return (f"; did you mean `{close[0]}`?" if close else "") + f" Its columns: {listed}"
-
-
-def _plain(error: Exception) -> str:
-    return " ".join(str(error).split(". You might")[0].split("You might")[0].split())[:200]
-
-
-def _advice(error: Exception) -> str:
-    told = str(error).lower()
-    if "utf-8" in told:
-        return ". Save it as UTF-8, for example with iconv -f latin1 -t utf-8"
-    if "more fields" in told or "escaped" in told:
-        return ". Put texts with separators, quotes or line ends in double quotes, and write a quote inside as two"
-    return ""
