@@ -116,13 +116,64 @@ def shard(dataset: DatasetName, source: SourceName) -> None:
 
 
 @app.command()
-def curate(dataset: DatasetName) -> None:
+def curate(
+    dataset: DatasetName,
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[OUT.html]", help="With --examples: the page to write.")
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="SAMPLE", help="Tell what was decided about a sample; nothing is run.")
+    ] = None,
+    examples: Annotated[
+        bool, typer.Option("--examples", help="Write a page of dropped and kept samples by reason; nothing is run.")
+    ] = False,
+    count: Annotated[int, typer.Option(min=1, max=60, help="With --examples: samples a reason.")] = 12,
+    json: Annotated[bool, typer.Option("--json", help="With --explain: as JSON.")] = False,
+) -> None:
     """Decide which samples of a data set are kept; write the manifest and the ledger of rejects."""
+    if explain is not None or examples or out is not None or json:
+        return _show_curated(dataset, out, explain, examples, count, json)
     from fusion.data.curate import curate_dataset
 
     settings, catalog = _inputs()
     with _recorded():
         curate_dataset(settings, catalog, dataset=dataset)
+
+
+def _show_curated(
+    dataset: str, out: Path | None, explain: str | None, examples: bool, count: int, as_json: bool
+) -> None:
+    """What a person asks about a curated data set; no part of the stage `curate`."""
+    if (explain is not None) == examples or (out is not None and not examples) or (as_json and explain is None):
+        raise FusionError(
+            "use `fusion curate DATASET --explain SAMPLE [--json]` or `... DATASET --examples [OUT.html]`"
+        )
+    settings, catalog = _inputs()
+    if explain is not None:
+        from fusion.data.explain.story import explain_sample
+        from fusion.data.explain.tell import as_json as document
+        from fusion.data.explain.tell import tell
+
+        story = explain_sample(settings, catalog, dataset, explain)
+        print(document(story) if as_json else tell(story))
+    else:
+        from fusion.data.explain.page import write_examples
+
+        print(write_examples(settings, catalog, dataset, out, count))
+
+
+@app.command()
+def describe(
+    dataset: DatasetName,
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="The file to write; printed when left out.")
+    ] = None,
+) -> None:
+    """Describe a curated data set in Croissant's JSON-LD: shards with sha256, fields, licences, counts, origin."""
+    from fusion.data.croissant import show_description
+
+    _, catalog = _inputs()
+    show_description(catalog, dataset, out)
 
 
 @app.command()

@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from fusion.data.pictures import data_address, read_range
 from fusion.publish.errors import PublishError
-from fusion.publish.pictures import data_address, read_range
 
 SAMPLE_ID = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w-]*/\d{8}")
 PLACE = ("sample_id", "shard", "record_offset", "record_size", "image_offset", "image_size")
