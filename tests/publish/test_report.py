@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from fusion.data.pictures import data_address
 from fusion.errors import FusionError
 from fusion.publish.charts import Line, line_chart, smooth, ticks
 from fusion.publish.examples import held_out_answers
 from fusion.publish.facts import collect_facts
-from fusion.data.pictures import data_address
 from fusion.publish.report import funnel, write_report
 from fusion.publish.summary import print_summary
 from fusion.publish.text import memory, millions, seconds

@@ -125,8 +125,7 @@ class Steps:
             case "similar-picture":
                 return nearest_picture(self._outputs, self._row, self._of_profile("image_distance"))
             case "similar-text":
-                near = nearest_text(self._outputs, self._row, " ".join(said), self._of_profile("text_similarity"))
-                return near and near._replace(measured=round(near.measured, 2))
+                return nearest_text(self._outputs, self._row, " ".join(said), self._of_profile("text_similarity"))
             case "near-benchmark-picture":
                 return nearest_benchmark_picture(self._outputs, self._row)
             case "benchmark-text":
@@ -144,7 +143,7 @@ class Steps:
         if len(messages):
             texts = text_measures(messages, "sample", list(self._profile.scripts or []) or None)
             values |= texts.drop("sample").to_dicts()[0]
-        return {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}
+        return values
 
     def _of_profile(self, setting: str) -> list[str]:
         return sources_with(self._settings, self._outputs, setting)

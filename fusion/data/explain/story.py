@@ -114,12 +114,12 @@ def _notes(
         notes.append(f"the blocks of params.yaml are not those of this manifest: run `{outputs.made_by}` again")
     for step in steps:
         for check in step["checks"]:
-            if check["outcome"] == "would be dropped":
-                notes.append(
-                    f"by today's params.yaml {check['reason']} would drop it: run `{outputs.made_by}` again"
-                    if verdict is None
-                    else f"it would also be dropped as {check['reason']}"
-                )
+            if check["outcome"] == "would be dropped" and verdict is not None:
+                notes.append(f"it would also be dropped as {check['reason']}")
+            elif check["outcome"] == "would be dropped":
+                missed = ", or MinHash has missed the pair" if check["reason"] == "similar-text" else ""
+                again = f"run `{outputs.made_by}` again{missed}"
+                notes.append(f"by today's params.yaml {check['reason']} would drop it: {again}")
             mine = verdict is not None and check["reason"] == verdict["reason"]
             if check["outcome"] == "would pass" or (mine and check["outcome"] == "off"):
                 notes.append(f"by today's params.yaml {check['reason']} lets it pass: run `{outputs.made_by}` again")

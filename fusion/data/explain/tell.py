@@ -103,8 +103,11 @@ def _place(story: dict[str, Any]) -> Iterator[str]:
         )
     yield f"draws    {story['draws']} time(s) in an epoch"
     validation = story["validation"]
-    note = "" if validation["of_this_manifest"] or validation["status"] == "not validated" else ", of another manifest"
-    yield f"set      validation {validation['status']}{note}"
+    if validation["status"] == "not validated":
+        yield "set      not validated"
+    else:
+        told = "" if validation["of_this_manifest"] else ", of another manifest"
+        yield f"set      validation {validation['status']}{told}"
 
 
 def _notes(story: dict[str, Any]) -> Iterator[str]:
