@@ -77,10 +77,18 @@ def test_the_vocabularys_own_library_validates_and_reads_it(shop: Workshop):
     assert [row["sources/kept"] for row in described.records("sources")] == [3, 1]
 
 
-def test_hugging_face_datasets_opens_the_shards(shop: Workshop, tmp_path: Path):
+def test_the_page_about_hugging_face_datasets_runs(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     datasets: Any = pytest.importorskip("datasets", reason="datasets is not installed: its reading is not checked")
-    shards = sorted(str(path) for path in (shop.folder / "data/shards" / DATASET / "a").glob("*.tar"))
-    opened = datasets.load_dataset("webdataset", data_files={"train": shards}, split="train", cache_dir=str(tmp_path))
-    index = pl.read_parquet(shop.folder / "data/index" / DATASET / "a/index.parquet")
-    assert [row["json"]["id"] for row in opened] == index["sample_id"].to_list()
-    assert opened[0]["png"].size == (48, 40)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    page = Path("docs/hugging-face-datasets.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    monkeypatch.chdir(shop.folder)
+    space: dict[str, Any] = {}
+    exec(code.replace("tiny-stage2", DATASET), space)
+    every, kept = list(space["every"]), list(space["kept"])
+    manifest = pl.read_parquet(f"data/manifests/{DATASET}/manifest.parquet")
+    index = pl.read_parquet(f"data/index/{DATASET}/*/index.parquet")
+    assert sorted(row["json"]["id"] for row in every) == sorted(index["sample_id"])
+    assert [row["id"] for row in kept] == manifest["sample_id"].to_list()
+    assert kept[0]["picture"].size == every[0]["png"].size == (48, 40)
+    assert kept[-1]["picture"] is None and kept[-1]["conversations"] == talk("two and two?", "four")
