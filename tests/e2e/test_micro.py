@@ -112,6 +112,10 @@ def test_one_more_source_touches_no_other(built: Project) -> None:
     after = built.lock()
     assert all(after[stage] == outs for stage, outs in before.items() if stage.startswith(("ingest", "shard")))
     catalog.write_text(text, encoding="utf-8")
+    refused = built.run("fusion", "settings", "--write", check=False)
+    remove = next(line.split() for line in refused.stderr.splitlines() if line.strip().startswith("rm -r "))
+    assert refused.returncode == 1 and len(remove) == 2 + 3, "what the source left behind is named"
+    built.run(*remove)
     built.run("fusion", "settings", "--write")
 
 
