@@ -211,14 +211,19 @@ def train(
     variant: VariantName, stage: Annotated[str, typer.Argument(metavar="STAGE", help=" | ".join(STAGES))]
 ) -> None:
     """Train one stage of a variant; started again after a crash, it continues."""
+    from fusion.shared_memory import remove_unused_buffers
     from fusion.train.launch import train_stage
     from fusion.train.recipe import make_recipe
 
     if stage not in STAGES:
         raise FusionError(f"there is no stage `{stage}`: one of {', '.join(STAGES)}")
     settings, _ = _inputs(variant)
-    with _recorded():
-        train_stage(make_recipe(settings, variant, stage))  # type: ignore[arg-type]
+    remove_unused_buffers()
+    try:
+        with _recorded():
+            train_stage(make_recipe(settings, variant, stage))  # type: ignore[arg-type]
+    finally:
+        remove_unused_buffers()
 
 
 @app.command()

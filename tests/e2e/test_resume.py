@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from fusion.hashing import file_sha256
+from fusion.shared_memory import FOLDER, PREFIX
 from tests.e2e.project import Project, copy_project
 
 WEIGHTS = Path("checkpoints/micro/stage1/model.safetensors")
@@ -58,7 +59,12 @@ def kill_after_checkpoint(project: Project) -> set[str]:
     return addresses
 
 
+def buffers() -> set[str]:
+    return {path.name for path in FOLDER.glob(f"{PREFIX}*")}
+
+
 def test_killed_ranks_continue_to_the_same_weights(project: Project) -> None:
+    before = buffers()
     project.run("fusion", "train", "micro", "stage1")
     undisturbed = file_sha256(project.root / WEIGHTS)
     curve = (project.root / "results/micro/stage1/loss.csv").read_bytes()
@@ -69,6 +75,7 @@ def test_killed_ranks_continue_to_the_same_weights(project: Project) -> None:
     assert kill_after_checkpoint(project) == {"127.0.0.1"}
     assert not (project.root / WEIGHTS).exists()
     project.run("fusion", "train", "micro", "stage1")
+    assert buffers() <= before, "killed and finished ranks leave nothing in shared memory"
     starts = [event for event in events(project) if event.get("event") == "start"]
     assert starts[-1]["first_step"] in range(4, steps)
     assert file_sha256(project.root / WEIGHTS) == undisturbed
