@@ -234,6 +234,7 @@ def test_values_that_stand_in_no_file_never_change() -> None:
         "Model.text_guided": True,
         "Model.text_mask": "checkpoint",
         "Model.window_size": 3,
+        "Published.notes": [],
         "Source.weight": 1,
     }
 
