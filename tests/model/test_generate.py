@@ -22,7 +22,7 @@ from fusion.model.batch import EncodedSample, FusionBatch
 from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.model.processing import FusionProcessor
 from tests.model.test_generation import FAMILIES, prompts
-from tests.model.tiny import build, picture, shared, talk
+from tests.model.tiny import build, likeliest_tokens, picture, shared, talk
 
 FREE: dict[str, Any] = {"eos_token_id": [], "do_sample": False}
 
@@ -215,12 +215,7 @@ def test_a_sliding_window_holds_while_decoding() -> None:
     together = model.generate_answers(processor.collate(every), 5, stop_ids=())
     for prompt, answer in zip(every, together, strict=True):
         assert model.generate_answers(processor.collate([prompt]), 5, stop_ids=()) == [answer]
-        ids = torch.tensor([*prompt.input_ids.tolist(), *answer]).numpy()
-        labels = torch.full((len(ids),), -100).numpy()
-        full = EncodedSample(ids, labels, prompt.question_ends, prompt.instruct_ids, prompt.pixels)
-        with torch.no_grad():
-            logits = model(processor.collate([full]), return_logits=True).logits
-        assert logits[0, -6:-1].argmax(-1).tolist() == answer
+        assert likeliest_tokens(model, processor, prompt, answer) == answer
 
 
 def test_fewer_image_tokens() -> None:

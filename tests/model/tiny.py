@@ -7,12 +7,14 @@ import io
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers import decoders as token_decoders
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, Phi3Config, PreTrainedConfig, PreTrainedTokenizerFast, SiglipVisionConfig
 
+from fusion.model.batch import EncodedSample
 from fusion.model.checkpoints import build_from_base
 from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.model.processing import FusionProcessor
@@ -93,3 +95,15 @@ def png(image: Image.Image, **options: Any) -> bytes:
 def talk(*texts: str) -> list[Message]:
     """Messages, alternating human and gpt."""
     return [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
+
+
+def likeliest_tokens(
+    model: FusionForConditionalGeneration, processor: FusionProcessor, prompt: EncodedSample, answer: list[int]
+) -> list[int]:
+    """What one forward pass over prompt and answer holds most likely at each token of the answer."""
+    ids = torch.tensor([*prompt.input_ids.tolist(), *answer]).numpy()
+    labels = torch.full((len(ids),), -100).numpy()
+    full = EncodedSample(ids, labels, prompt.question_ends, prompt.instruct_ids, prompt.pixels)
+    with torch.no_grad():
+        logits = model(processor.collate([full]), return_logits=True).logits
+    return logits[0, -len(answer) - 1 : -1].argmax(-1).tolist()
