@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fusion.model import backbone
+from fusion.model import backbone, recompute
 from fusion.model.backbone import FusionModel, VisionFeatures
 from fusion.model.batch import FusionBatch
 from fusion.model.configuration import FusionConfig
@@ -31,6 +31,7 @@ from fusion.model.interaction import repeat_blank_tile
 from fusion.model.layout import SequenceLayout, _question_grid
 from fusion.model.mapping import LossSums, SumCount, combine_losses, image_mapping_loss, text_mapping_loss
 from fusion.model.modeling import FusionForConditionalGeneration, FusionOutput
+from fusion.model.recompute import Made, Recipe, RecomputingLinear, through
 from fusion.model.vision import TowerAttention, TowerLayer, _Levels
 
 ITEMS = {
@@ -43,6 +44,7 @@ ITEMS = {
     "supervised": "logits of supervised positions only",
     "chunked": "logits in chunks, never stored",
     "pixels": "pixels as bytes until they are used",
+    "recompute": "norms, GELUs and gated products made again in the backward pass instead of kept",
 }
 
 
@@ -137,6 +139,9 @@ class PlainFusion(FusionForConditionalGeneration):
             if "uniform" in self.off:
                 scored = _attend_with_scores(TowerAttention.forward)
                 stack.enter_context(patch.object(TowerAttention, "forward", scored))
+            if "recompute" in self.off:
+                stack.enter_context(patch.object(recompute.RecomputingLinear, "forward", _linear))
+                stack.enter_context(patch.object(recompute, "swiglu", _swiglu))
             yield
 
 
@@ -228,21 +233,32 @@ class PlainBackbone(FusionModel):
 
 def _plain_layer(layer: TowerLayer, x: Tensor, keys: Tensor, factor: Tensor | None) -> Tensor:
     attention, normed = layer.self_attn, layer.layer_norm1(x)
-    query = attention.q_proj(normed)
-    parts = (query if factor is None else query * factor, attention.k_proj(normed), attention.v_proj(normed))
+    query, key, value = (through(part, normed) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
+    parts = (query if factor is None else query * factor, key, value)
     mixed = F.scaled_dot_product_attention(*(attention._heads(part) for part in parts), attn_mask=keys)
     x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
     return x + layer.mlp(layer.layer_norm2(x))
 
 
+def _linear(self: RecomputingLinear, x: Tensor, recipe: Recipe | None = None) -> Tensor:
+    """A linear layer that keeps its input."""
+    return F.linear(x, self.weight, self.bias)
+
+
+def _swiglu(gate: Tensor, up: Tensor) -> Made:
+    """The gated product, with whatever its backward pass asks for kept."""
+    return Made(F.silu(gate) * up, Recipe(torch.mul, ()))
+
+
 def _attend_with_scores(product: Any) -> Any:
     """The product's attention, with scores for the text of the early half."""
 
-    def forward(self: TowerAttention, plain: Tensor, guided: Tensor | None, rows: GuidedRows | None, mode: str) -> Any:
+    def forward(self: TowerAttention, plain: Made, guided: Made | None, rows: GuidedRows | None, mode: str) -> Any:
         if mode != "uniform" or guided is None or rows is None:
             return product(self, plain, guided, rows, mode)
-        seen = self._attend(self.q_proj(plain), self.k_proj(plain), self.v_proj(plain))
-        query, key, value = (rows.split(part(guided)) for part in (self.q_proj, self.k_proj, self.v_proj))
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        seen = self._attend(*(through(part, plain) for part in projections))
+        query, key, value = (rows.split(through(part, guided)) for part in projections)
         key, value = rows.in_rows(*key), rows.in_rows(*value)
         look = self._attend(query[0], key, value, rows.patches, rows.keys)
         read = self._attend(query[1] * 0, key, value, rows.text, rows.keys)

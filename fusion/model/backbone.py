@@ -27,6 +27,7 @@ from fusion.model.interaction import (
 from fusion.model.layout import SequenceLayout
 from fusion.model.mapping import Projector, SumCount, image_mapping_loss, no_loss, text_mapping_loss
 from fusion.model.packing import PACKED, Spans
+from fusion.model.recompute import gated_mlp
 from fusion.model.vision import VisionTower
 
 
@@ -75,6 +76,8 @@ class FusionModel(nn.Module):
                 raise ValueError(f"text_config: {type(decoder).__name__} is not of Llama or Phi3 type (no {part})")
         self.embed_tokens: nn.Module = decoder.embed_tokens
         self.layers: nn.ModuleList = decoder.layers
+        for layer in self.layers:
+            layer.mlp = gated_mlp(layer.mlp, config.text_config.hidden_act)
         self.norm: nn.Module = decoder.norm
         self.rotary_emb: nn.Module = decoder.rotary_emb
         width, tower_width = config.hidden_size, config.vision_config.hidden_size

@@ -9,7 +9,7 @@ Source: paper section on text-guided unified vision encoding; design heading "Te
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from fusion.model.configuration import FusionConfig
 from fusion.model.guided import GuidedRows
 from fusion.model.packing import Pattern, Spans, attend
+from fusion.model.recompute import Made, MadeLayerNorm, RecomputingLinear, first_rows, gelu, through
 
 # How the text of a guided stream takes part in one layer.
 #   full: everyone sees every key of its row.  uniform: text averages all keys.  blind: patches do not see text.
@@ -50,9 +51,9 @@ class TowerAttention(nn.Module):
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
         self.dropout = float(config.attention_dropout)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
+        self.k_proj = RecomputingLinear(width, width)
+        self.v_proj = RecomputingLinear(width, width)
+        self.q_proj = RecomputingLinear(width, width)
         self.out_proj = nn.Linear(width, width)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -67,31 +68,31 @@ class TowerAttention(nn.Module):
         return attend(*heads, pattern, queries, keys).view_as(query)
 
     def forward(
-        self, plain: Tensor, guided: Tensor | None, rows: GuidedRows | None, mode: TextMode
+        self, plain: Made, guided: Made | None, rows: GuidedRows | None, mode: TextMode
     ) -> tuple[Tensor, Tensor | None]:
         """Both streams, each module called for one right after the other.
 
         Args:
-            plain: [M, V, d].
-            guided: [R * V + n, d], or None.
+            plain: normalised rows [M, V, d].
+            guided: normalised rows [R * V + n, d], or None.
             rows: of `guided`.
             mode: what text does in this layer.
         """
-        key, value = self.k_proj(plain), self.v_proj(plain)
-        seen = self._attend(self.q_proj(plain), key, value)
+        key, value = through(self.k_proj, plain), through(self.v_proj, plain)
+        seen = self._attend(through(self.q_proj, plain), key, value)
         if guided is None or rows is None:
             return self.out_proj(seen), None
-        key_patches, key_text = rows.split(self.k_proj(guided))
-        value_patches, value_text = rows.split(self.v_proj(guided))
+        key_patches, key_text = rows.split(through(self.k_proj, guided))
+        value_patches, value_text = rows.split(through(self.v_proj, guided))
         key, value = rows.in_rows(key_patches, key_text), rows.in_rows(value_patches, value_text)
         if mode == "uniform":
             # All text of a row gets the same vector: the mean of the values needs no scores and one projection.
-            patches, _ = rows.split(guided)
-            look = self._attend(self.q_proj(patches), key, value, rows.patches, rows.keys)
+            patches = first_rows(guided, rows.num_patches)
+            look = self._attend(through(self.q_proj, patches), key, value, rows.patches, rows.keys)
             read = rows.mean(value_patches, value_text)
             look, read = self.out_proj(torch.cat([look, read])).split([len(look), len(read)])
             return self.out_proj(seen), torch.cat([look, read.index_select(0, rows.row)])
-        query_patches, query_text = rows.split(self.q_proj(guided))
+        query_patches, query_text = rows.split(through(self.q_proj, guided))
         if mode == "blind":
             look = self._attend(query_patches, key_patches, value_patches, rows.patches, rows.patches)
         else:
@@ -100,49 +101,6 @@ class TowerAttention(nn.Module):
         read = self._attend(query_text, key, value, rows.text, rows.keys)
         # Text padding is no key here: what becomes of it matters to nobody.
         return self.out_proj(seen), self.out_proj(torch.cat([look, read, padding]))
-
-
-class _GeluLinear(torch.autograd.Function):
-    """Linear of GELU that keeps the input of the GELU alone: its output is made again in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
-        ctx.approximate = approximate
-        ctx.save_for_backward(hidden, weight)
-        return F.linear(F.gelu(hidden, approximate=approximate), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        grad = grads[0].flatten(0, -2)
-        hidden, weight = ctx.saved_tensors
-        grad_hidden = grad_weight = None
-        if ctx.needs_input_grad[1]:
-            activated = F.gelu(hidden, approximate=ctx.approximate)
-            grad_weight = grad.T @ activated.flatten(0, -2)
-            del activated
-        if ctx.needs_input_grad[0]:
-            inner = (grad @ weight).view_as(hidden)
-            grad_hidden = torch.ops.aten.gelu_backward(inner, hidden, approximate=ctx.approximate)
-        return grad_hidden, grad_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None
-
-
-class GeluLinear(nn.Linear):
-    """A linear layer behind a GELU: [..., m] before the GELU -> [..., d]."""
-
-    def __init__(self, inputs: int, outputs: int, approximate: str) -> None:
-        super().__init__(inputs, outputs)
-        self.approximate = approximate
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """A fifth less of a tower layer is kept for the backward pass than with two modules."""
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        if torch.is_autocast_enabled(hidden.device.type):
-            dtype = torch.get_autocast_dtype(hidden.device.type)
-            hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-        with torch.autocast(hidden.device.type, enabled=False):
-            output: Tensor = _GeluLinear.apply(hidden, weight, bias, self.approximate)
-        return output
 
 
 # Activations of SigLIP towers, as torch's GELU calls them.
@@ -156,12 +114,13 @@ class TowerMLP(nn.Module):
         super().__init__()
         if config.hidden_act not in _GELU:
             raise ValueError(f"vision_config.hidden_act: {config.hidden_act!r} is not one of {sorted(_GELU)}")
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = GeluLinear(config.intermediate_size, config.hidden_size, _GELU[config.hidden_act])
+        self.approximate = _GELU[config.hidden_act]
+        self.fc1 = RecomputingLinear(config.hidden_size, config.intermediate_size)
+        self.fc2 = RecomputingLinear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., d] -> [..., d]."""
-        return self.fc2(self.fc1(x))
+    def forward(self, x: Made) -> Tensor:
+        """Normalised rows [..., d] -> [..., d]."""
+        return through(self.fc2, gelu(through(self.fc1, x), self.approximate))
 
 
 class TowerLayer(GradientCheckpointingLayer):
@@ -169,9 +128,9 @@ class TowerLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm1 = MadeLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = TowerAttention(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm2 = MadeLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = TowerMLP(config)
 
     def forward(
