@@ -100,6 +100,13 @@ class Training(Section):
     keep_checkpoints: PositiveInt
 
 
+class Guards(Section):
+    """When a training stage is stopped; null switches a guard off. No result depends on them."""
+
+    max_loss_ratio: float | None = Field(gt=1)
+    stall_minutes: float | None = Field(gt=0)
+
+
 class StageSettings(Section):
     """One training stage of one variant: its own values, and overrides of `training` (None = as there)."""
 
@@ -237,6 +244,7 @@ class Settings(Section):
     data: Data
     curation: Curation
     training: Training
+    guards: Guards
     evaluation: Evaluation
     variants: dict[Name, Variant]
 

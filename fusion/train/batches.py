@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,10 @@ class RankBatches:
         """The batches of all steps from `first_step` on."""
         for step in range(first_step, self.order.steps):
             yield self._step(step)
+
+    def origins(self, step: int) -> list[dict[str, Any]]:
+        """Where the samples of a step, of all ranks, come from: sample_id, source, shard, and places in it."""
+        return [self.manifest.row(int(row)) for row in self.order.step(step)]
 
     def _step(self, step: int) -> StepBatches:
         rows = self.order.step(step)

@@ -2,21 +2,21 @@
 
 import base64
 import json
+import math
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
-from fusion.errors import FusionError
+from safetensors import safe_open
+
 from fusion.settings import load_settings
+from fusion.train.errors import WHAT_TO_DO, Preempted, TrainingError
 from fusion.train.recipe import Recipe
+from fusion.train.room import check_disk, check_memory
+from fusion.train.running import run_launcher
 from fusion.zoo.rules import check_parent
-
-
-class TrainingError(FusionError):
-    """A training stage cannot start, or one of its ranks failed."""
 
 
 def train_stage(recipe: Recipe) -> None:
@@ -28,13 +28,22 @@ def train_stage(recipe: Recipe) -> None:
     check_inputs(recipe)
     variant = load_settings(recipe.root / "params.yaml").variant(recipe.variant)
     check_parent(recipe.parent, variant, recipe.stage, recipe.root)
-    command = launcher_command(recipe)
-    result = subprocess.run(command, env=rank_environment(recipe), cwd=recipe.root, check=False)
-    if result.returncode:
-        raise TrainingError(
-            f"{recipe.stage} of {recipe.variant} ended with exit code {result.returncode}; the ranks' messages "
-            f"stand above, the log is {recipe.log}. Started again, it continues from its last complete checkpoint."
-        )
+    code, stopped = run_launcher(launcher_command(recipe), rank_environment(recipe), recipe.root)
+    if code:
+        raise ended(recipe, code, stopped)
+
+
+def ended(recipe: Recipe, code: int, stopped: bool) -> TrainingError:
+    """The error of a stage whose ranks ended with this code; `stopped`: after a signal that asked them to."""
+    if stopped:
+        code = Preempted.exit_code
+    what = WHAT_TO_DO.get(code, f"ended with exit code {code}; the ranks' messages stand above")
+    error = TrainingError(
+        f"{recipe.stage} of {recipe.variant} {what}. The log is {recipe.log}. Started again, the stage continues from "
+        "its last complete checkpoint."
+    )
+    error.exit_code = code if code in WHAT_TO_DO and code > 0 else 1
+    return error
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -47,8 +56,35 @@ def check_inputs(recipe: Recipe) -> None:
         raise TrainingError(f"{recipe.dataset} has not been validated ({recipe.verdict} is missing): run `dvc repro`")
     if json.loads(recipe.verdict.read_text(encoding="utf-8"))["status"] != "passed":
         raise TrainingError(f"{recipe.dataset} failed its validation: see {recipe.verdict}")
+    check_disk(recipe, parameters(recipe.parent), recipe.output.parent)
+    check_memory(recipe, parameters(recipe.parent))
+    check_devices(recipe)
     if recipe.hardware.device == "cpu" and shutil.which("g++") is None:
         raise TrainingError("DeepSpeed compiles its CPU communication at first use and needs g++, which is not on PATH")
+
+
+def parameters(checkpoint: Path) -> int:
+    """Parameters of a checkpoint, counted from the headers of its weight files."""
+    count = 0
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return count
+
+
+def check_devices(recipe: Recipe) -> None:
+    """Raises `TrainingError` unless this machine has a GPU for each rank, where GPUs are asked for."""
+    if recipe.hardware.device != "cuda":
+        return
+    import torch
+
+    found = torch.cuda.device_count()
+    if found < recipe.hardware.ranks:
+        raise TrainingError(
+            f"{recipe.stage} of {recipe.variant} asks for {recipe.hardware.ranks} rank(s) on GPUs, and torch "
+            f"{torch.__version__} sees {found} here: set variants.{recipe.variant}.hardware (device, ranks), or "
+            "install the build of torch for these GPUs"
+        )
 
 
 def launcher_command(recipe: Recipe) -> list[str]:

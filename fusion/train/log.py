@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ CURVE_COLUMNS = (
 )  # fmt: skip
 
 
-class TrainingLog:
-    """Written by rank 0 only. `curve` is deterministic and becomes a DVC plot; `log` carries times and rates."""
+CURVE = "loss.csv"
 
-    def __init__(self, log: Path, curve: Path, label: str, steps: int, first_step: int) -> None:
+
+class TrainingLog:
+    """Written by rank 0 only. The curve is deterministic and becomes a DVC plot; `log` carries times and rates.
+
+    A stage that continues after `first_step` steps takes their rows from `curve`, which its checkpoint holds.
+    """
+
+    def __init__(self, log: Path, label: str, steps: int, first_step: int, curve: Path | None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        curve.parent.mkdir(parents=True, exist_ok=True)
-        self._curve = curve
-        self._rows = _rows_before(curve, first_step) if first_step else []
+        self._rows = [] if curve is None else _rows_before(curve, first_step)
         self._log = log.open("a" if first_step else "w", encoding="utf-8")
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -29,6 +34,7 @@ class TrainingLog:
             ascii=not terminal, miniters=1, dynamic_ncols=terminal, ncols=None if terminal else 110,
         )  # fmt: skip
         self._last = time.monotonic()
+        self._lock = threading.Lock()
 
     def event(self, kind: str, **values: Any) -> None:
         """One line that is not a step: the start, a checkpoint, the end."""
@@ -45,9 +51,10 @@ class TrainingLog:
         )
         self._bar.update()
 
-    def save_curve(self) -> None:
+    def save_curve(self, path: Path) -> None:
         """Writes the curve so far."""
-        with self._curve.open("w", encoding="utf-8", newline="") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, CURVE_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
@@ -58,8 +65,9 @@ class TrainingLog:
         self._log.close()
 
     def _write(self, values: dict[str, Any]) -> None:
-        self._log.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
-        self._log.flush()
+        with self._lock:  # checkpoints are announced by another thread
+            self._log.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+            self._log.flush()
 
 
 def _short(value: float) -> str:
@@ -67,7 +75,5 @@ def _short(value: float) -> str:
 
 
 def _rows_before(curve: Path, first_step: int) -> list[dict[str, str]]:
-    if not curve.is_file():
-        return []
     with curve.open(encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if int(row["step"]) <= first_step]

@@ -1,6 +1,8 @@
 """One rank of a training stage, from its parent checkpoint to its own."""
 
+import os
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,64 +18,111 @@ from fusion.quiet import quiet_libraries
 from fusion.settings import load_settings
 from fusion.train.batches import RankBatches
 from fusion.train.engine import make_engine, set_learning_rates
-from fusion.train.log import TrainingLog
+from fusion.train.errors import Preempted
+from fusion.train.guards import LossWatch, stop
+from fusion.train.log import CURVE, TrainingLog
 from fusion.train.processes import join_group
 from fusion.train.recipe import Recipe, make_recipe
+from fusion.train.room import check_disk, out_of_memory
+from fusion.train.saver import StateSaver
 from fusion.train.state import ResumableState
 from fusion.train.step import train_step
+from fusion.train.watch import StopRequest, Watch
 
 
 def main(variant: str, stage: str) -> None:
-    """Trains to the end of the stage and leaves the checkpoint and its results in place."""
+    """Trains to the end of the stage and leaves the checkpoint and its results in place.
+
+    Raises one of `fusion.train.errors` where the stage ends before its time.
+    """
     quiet_libraries()
+    stopping = StopRequest()
     recipe = make_recipe(load_settings(), variant, stage)  # type: ignore[arg-type]
+    watch = Watch(int(os.environ["RANK"]), recipe.guards.stall_minutes)
     torch.set_num_threads(recipe.hardware.threads_per_rank)
     torch.use_deterministic_algorithms(recipe.hardware.device == "cpu")
-    join_group(recipe.hardware.device)
-    torch.manual_seed(recipe.seed)
-    model, processor = load_checkpoint(recipe.parent)
-    engine = make_engine(recipe, model)
-    batches = RankBatches(recipe, processor, model.config.num_patches, dist.get_rank())
-    run(recipe, engine, batches)
-    finish(recipe, engine, processor, batches)
+    try:
+        join_group(recipe.hardware.device)
+        torch.manual_seed(recipe.seed)
+        model, processor = load_checkpoint(recipe.parent)
+        engine = make_engine(recipe, model)
+        batches = RankBatches(recipe, processor, model.config.num_patches, dist.get_rank())
+        run(recipe, engine, batches, watch, stopping)
+        watch.now("writing the final checkpoint, or waiting for rank 0 to do so")
+        finish(recipe, engine, processor, batches)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+            raise
+        raise out_of_memory(recipe, error) from error
+    finally:
+        watch.close()
 
 
-def run(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
-    """All optimiser steps from the newest complete checkpoint on."""
+def run(recipe: Recipe, engine: Any, batches: RankBatches, watch: Watch, stopping: StopRequest) -> None:
+    """All optimiser steps from the newest whole checkpoint on."""
     state = ResumableState(recipe)
-    first = state.newest() or 0
-    if first:
-        engine.load_checkpoint(str(state.folder), tag=state.tag(first))
+    first = resume(engine, state)
     steps = batches.order.steps
+    parameters = sum(parameter.numel() for parameter in engine.module.parameters())
     log = None
     if dist.get_rank() == 0:
-        log = TrainingLog(recipe.log, state.folder / "loss.csv", f"{recipe.variant} {recipe.stage}", steps, first)
+        check_disk(recipe, parameters, state.folder)
+        rows = state.folder / state.tag(first) / CURVE if first else None
+        log = TrainingLog(recipe.log, f"{recipe.variant} {recipe.stage}", steps, first, rows)
         log.event("start", recipe=recipe.as_dict(), steps=steps, first_step=first, ranks=dist.get_world_size())
-    for step, batch in enumerate(batches(first), start=first):
-        rates = set_learning_rates(engine, recipe, step, steps)
-        losses = train_step(engine, batch, recipe.num_latents(step))
+    saver = StateSaver(engine, state, log)
+    losses_seen = LossWatch(recipe.guards.max_loss_ratio)
+    following = batches(first)
+    for step in range(first, steps):
         done = step + 1
+        watch.now(f"reading the samples of step {done}")
+        batch = next(following)
+        watch.now(f"computing step {done}, or waiting for other ranks in it")
+        rates = set_learning_rates(engine, recipe, step, steps)
+        torch.manual_seed(recipe.random_seed(step, dist.get_rank()))
+        losses = train_step(engine, batch, recipe.num_latents(step))
+        fault = losses_seen.fault(losses)
+        if fault is not None:
+            saver.finish()
+            raise stop(fault, done, batches.origins(step), recipe.log.with_suffix(f".step-{done}.jsonl"))
         if log:
             log.step(
                 {"step": done, "epoch": batches.order.epoch_of(step), **losses, **rates}, batch.samples, batch.tokens
             )
-        if recipe.settings.save_every_steps and done % recipe.settings.save_every_steps == 0 and done < steps:
-            save_state(engine, state, log, done)
+        asked = on_any_rank(stopping.received, engine.device)
+        if done < steps and (asked or done % (recipe.settings.save_every_steps or steps) == 0):
+            watch.now(f"saving the state after step {done}, or waiting for other ranks in it")
+            saver.save(done)
+        if asked and done < steps:
+            saver.finish()
+            raise Preempted(f"asked to stop: the state after step {done} of {steps} is saved")
+    saver.finish()
     if log:
-        log.save_curve()
+        log.save_curve(state.folder / CURVE)
         log.event("end")
         log.close()
 
 
-def save_state(engine: Any, state: ResumableState, log: TrainingLog | None, step: int) -> None:
-    """Writes resumable state on all ranks, then names it complete."""
-    engine.save_checkpoint(str(state.folder), tag=state.tag(step), save_latest=False)
-    dist.barrier()
-    if log:
-        log.save_curve()
-        state.mark_complete(step, {"step": step, "ranks": dist.get_world_size()})
-        log.event("checkpoint", step=step)
-    dist.barrier()
+def resume(engine: Any, state: ResumableState) -> int:
+    """Loads the newest whole checkpoint, which rank 0 looks for; the steps that it has behind it, 0 without one."""
+    step = torch.zeros(1, dtype=torch.int64, device=engine.device)
+    if dist.get_rank() == 0:
+        state.clear_partial()
+        newest, damaged = state.newest()
+        print("".join(f"warning: {line}\n" for line in damaged), end="", file=sys.stderr, flush=True)
+        step += newest or 0
+    dist.broadcast(step, 0)
+    first = int(step)
+    if first:
+        engine.load_checkpoint(str(state.folder), tag=state.tag(first))
+    return first
+
+
+def on_any_rank(value: bool, device: torch.device) -> bool:
+    """Whether it is true on any rank; the same answer on all of them."""
+    flag = torch.tensor([int(value)], device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
 
 
 def finish(recipe: Recipe, engine: Any, processor: Any, batches: RankBatches) -> None:
@@ -88,7 +137,7 @@ def finish(recipe: Recipe, engine: Any, processor: Any, batches: RankBatches) ->
         state = ResumableState(recipe)
         recipe.results.mkdir(parents=True, exist_ok=True)
         # DVC empties outputs before a stage runs again; so the curve grows beside the resumable state.
-        shutil.copy(state.folder / "loss.csv", recipe.results / "loss.csv")
+        shutil.copy(state.folder / CURVE, recipe.results / CURVE)
         write_summary(recipe, engine, batches)
         state.delete()
     dist.barrier()
@@ -100,7 +149,7 @@ def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
     order = batches.order
     lengths = batches.manifest.lengths(engine.module.config.num_patches, recipe.model.num_latents)
     too_long = [batches.manifest.row(int(row)) for row in batches.too_long]
-    last = _last_row(recipe.results / "loss.csv")
+    last = _last_row(recipe.results / CURVE)
     summary = {
         "variant": recipe.variant,
         "stage": recipe.stage,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fusion.hashing import file_sha256, json_sha256
-from fusion.settings import STAGES, Hardware, Model, Settings, Stage, StageSettings
+from fusion.settings import STAGES, Guards, Hardware, Model, Settings, Stage, StageSettings
 
 _CODE = ("fusion/model", "fusion/train", "fusion/data/stream/order.py", "fusion/data/stream/loader.py")
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy", "pillow")
@@ -26,6 +26,7 @@ class Recipe:
     settings: StageSettings
     model: Model
     hardware: Hardware
+    guards: Guards
     root: Path
 
     @property
@@ -102,12 +103,18 @@ class Recipe:
         generator = np.random.default_rng([self.seed, STAGES.index(self.stage), step])
         return int(choices[generator.integers(len(choices))])
 
+    def random_seed(self, step: int, rank: int) -> int:
+        """Seed of a rank's random numbers in an optimiser step: nothing about them has to be saved to continue."""
+        sequence = np.random.SeedSequence([self.seed, STAGES.index(self.stage), step, rank])
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
     def as_dict(self) -> dict[str, object]:
         """Plain values for logs and summaries."""
         values = asdict(self)
         values["settings"] = self.settings.model_dump()
         values["model"] = self.model.model_dump()
         values["hardware"] = self.hardware.model_dump()
+        values["guards"] = self.guards.model_dump()
         values["root"] = "."
         return values
 
@@ -124,6 +131,7 @@ def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Pat
         settings=settings.stage(variant, stage),
         model=chosen.model,
         hardware=chosen.hardware,
+        guards=settings.guards,
         root=root,
     )
 

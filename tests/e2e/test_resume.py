@@ -1,4 +1,4 @@
-"""A training stage whose ranks are killed continues from its last complete checkpoint to the same weights."""
+"""A training stage that is killed or told to stop continues from its last whole checkpoint to the same weights."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 
 from fusion.hashing import file_sha256
 from fusion.shared_memory import FOLDER, PREFIX
+from fusion.train.errors import Preempted
 from tests.e2e.project import Project, copy_project
 
 WEIGHTS = Path("checkpoints/micro/stage1/model.safetensors")
@@ -34,18 +35,23 @@ def events(project: Project) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def kill_after_checkpoint(project: Project) -> set[str]:
-    """Starts the stage and kills every one of its processes once a complete checkpoint and some steps are there.
-
-    Returns the addresses that they listened on.
-    """
+def start(project: Project, checkpoints: int) -> subprocess.Popen[str]:
+    """Starts the stage; it has just written so many checkpoints in this start, and has steps left."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["PYTHONPATH"] = str(project.root)
-    process = subprocess.Popen(["fusion", "train", "micro", "stage1"], cwd=project.root, env=environment)
+    before = len(events(project))
+    process = subprocess.Popen(
+        ["fusion", "train", "micro", "stage1"], cwd=project.root, env=environment, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 240
-    while not any(event.get("event") == "checkpoint" for event in events(project)[:-1]):
-        assert process.poll() is None and time.monotonic() < deadline, "the stage ended before it could be killed"
-        time.sleep(0.05)
+    while sum(event.get("event") == "checkpoint" for event in events(project)[before:-1]) < checkpoints:
+        assert process.poll() is None and time.monotonic() < deadline, "the stage ended before it could be disturbed"
+        time.sleep(0.02)
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> set[str]:
+    """Kills every process of the stage; returns the addresses that they listened on."""
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     addresses: set[str] = set()
     for member in family:
@@ -55,15 +61,25 @@ def kill_after_checkpoint(project: Project) -> set[str]:
             member.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:
             continue
-    process.wait()
+    process.communicate()
     return addresses
+
+
+def damage_newest(project: Project) -> int:
+    """Flips one bit of the newest checkpoint; its step."""
+    folder = max(project.root.glob("scratch/train/*/step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    weights = next(folder.glob("mp_rank_00_model_states.pt"))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    return int(folder.name.removeprefix("step-"))
 
 
 def buffers() -> set[str]:
     return {path.name for path in FOLDER.glob(f"{PREFIX}*")}
 
 
-def test_killed_ranks_continue_to_the_same_weights(project: Project) -> None:
+def test_disturbed_ranks_continue_to_the_same_weights(project: Project) -> None:
     before = buffers()
     project.run("fusion", "train", "micro", "stage1")
     undisturbed = file_sha256(project.root / WEIGHTS)
@@ -72,12 +88,23 @@ def test_killed_ranks_continue_to_the_same_weights(project: Project) -> None:
     for folder in ("checkpoints/micro/stage1", "results/micro/stage1"):
         project.run("rm", "-r", folder)
     (project.root / LOG).unlink()
-    assert kill_after_checkpoint(project) == {"127.0.0.1"}
+
+    assert kill(start(project, 2)) == {"127.0.0.1"}
     assert not (project.root / WEIGHTS).exists()
+
+    damaged = damage_newest(project)
+    preempted = start(project, 1)
+    preempted.send_signal(signal.SIGTERM)
+    _, messages = preempted.communicate(timeout=120)
+    assert preempted.returncode == Preempted.exit_code, messages
+    assert f"step-{damaged} is damaged (mp_rank_00_model_states.pt does not have the sha256" in messages
+    assert "the same command continues" in messages
+
     project.run("fusion", "train", "micro", "stage1")
     assert buffers() <= before, "killed and finished ranks leave nothing in shared memory"
-    starts = [event for event in events(project) if event.get("event") == "start"]
-    assert starts[-1]["first_step"] in range(4, steps)
+    first, second, third = (event["first_step"] for event in events(project) if event.get("event") == "start")
+    assert (first, second) == (0, damaged - 4)
+    assert third in range(damaged, steps) and third not in range(4, steps, 4), "saved after the step that was running"
     assert file_sha256(project.root / WEIGHTS) == undisturbed
     assert (project.root / "results/micro/stage1/loss.csv").read_bytes() == curve
     assert not list((project.root / "scratch/train").iterdir())

@@ -1,5 +1,6 @@
 """Resumable state: only complete checkpoints count, the last few are kept."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,26 +16,57 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResumableState:
     return ResumableState(made)
 
 
-def save(state: ResumableState, step: int, complete: bool = True) -> None:
-    folder = state.folder / state.tag(step)
-    folder.mkdir(parents=True)
-    (folder / "weights").write_bytes(b"x")
+def save(state: ResumableState, step: int, complete: bool = True) -> Path:
+    folder = state.folder / state.partial(step)
+    (folder / "deep").mkdir(parents=True)
+    (folder / "weights").write_bytes(b"x" * 1000)
+    (folder / "deep" / "moments").write_bytes(bytes(step))
     if complete:
-        state.mark_complete(step, {"step": step})
+        state.complete(step, {"step": step})
+        return state.folder / state.tag(step)
+    return folder
 
 
-def test_incomplete_checkpoint_is_never_used(state: ResumableState) -> None:
-    assert state.newest() is None
+def test_half_written_checkpoint_is_never_used(state: ResumableState) -> None:
+    assert state.newest() == (None, [])
     save(state, 10)
-    save(state, 20, complete=False)
-    assert state.newest() == 10
+    half = save(state, 20, complete=False)
+    assert state.newest() == (10, [])
     assert state.facts(10) == {"step": 10}
+    state.clear_partial()
+    assert not half.exists()
 
 
 def test_last_ones_are_kept_and_all_go_at_the_end(state: ResumableState) -> None:
     for step in (10, 20, 100):
         save(state, step)
     assert sorted(path.name for path in state.folder.iterdir()) == ["step-100", "step-20"]
-    assert state.newest() == 100
+    assert state.newest() == (100, [])
     state.delete()
     assert not state.folder.exists()
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "one bit": lambda folder: _flip(folder / "weights"),
+    "cut": lambda folder: (folder / "weights").write_bytes(b"x" * 999),
+    "missing": lambda folder: (folder / "deep" / "moments").unlink(),
+    "no list": lambda folder: (folder / "complete.json").unlink(),
+    "half a list": lambda folder: (folder / "complete.json").write_text('{"files": {', encoding="utf-8"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damaged_checkpoint_is_named_and_the_one_before_is_taken(state: ResumableState, kind: str) -> None:
+    save(state, 10)
+    DAMAGES[kind](save(state, 20))
+    step, damaged = state.newest()
+    assert step == 10
+    assert len(damaged) == 1 and "step-20 is damaged" in damaged[0]
+    save(state, 20)  # the steps are made again
+    assert state.newest() == (20, [])

@@ -1,0 +1,71 @@
+"""Whether the disk and the memory have room for a stage, asked before its first step."""
+
+import errno
+import shutil
+from pathlib import Path
+
+import psutil
+
+from fusion.train.errors import NoRoom, OutOfMemory
+from fusion.train.recipe import Recipe
+
+_BYTES_OF_STATE = 12
+"""A parameter's weight and the two moments of AdamW, in float32."""
+
+
+def state_bytes(parameters: int) -> int:
+    """Size of one resumable checkpoint: master weights and moments, and the weights that compute."""
+    return parameters * (_BYTES_OF_STATE + 4)
+
+
+def check_disk(recipe: Recipe, parameters: int, folder: Path) -> None:
+    """Raises `NoRoom` unless the kept checkpoints, the one being written and the result fit on the disk."""
+    assert recipe.settings.keep_checkpoints is not None  # filled in by Settings.stage
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    needed = state_bytes(parameters) * (recipe.settings.keep_checkpoints + 1) + 4 * parameters - held
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise NoRoom(
+            f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} for its resumable state and its checkpoint, and "
+            f"{existing.resolve()} has {_giga(free)} free: make room (`fusion scratch` shows what other runs left), or "
+            "lower training.keep_checkpoints"
+        )
+
+
+def check_memory(recipe: Recipe, parameters: int, available: int | None = None) -> None:
+    """Raises `OutOfMemory` when weights, gradients and moments of all ranks cannot fit into this machine's memory.
+
+    For ranks on the CPU. Activations come on top of it; `fusion plan` estimates them.
+    """
+    if recipe.hardware.device != "cpu":
+        return
+    sharded = {0: 0, 1: 8, 2: 12, 3: 16}[recipe.settings.zero_stage or 0]
+    needed = parameters * (16 - sharded) * recipe.hardware.ranks + parameters * sharded
+    free = psutil.virtual_memory().available if available is None else available
+    if needed > free:
+        raise OutOfMemory(
+            f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} for weights, gradients and AdamW's moments of "
+            f"{recipe.hardware.ranks} rank(s) alone, and {_giga(free)} of memory are available: fewer hardware.ranks, "
+            "or a higher training.zero_stage"
+        )
+
+
+def out_of_memory(recipe: Recipe, error: BaseException) -> OutOfMemory:
+    """The error of a rank that found no memory in the middle of its work."""
+    return OutOfMemory(
+        f"{recipe.stage} of {recipe.variant} ran out of memory ({str(error).splitlines()[0]}): lower "
+        "hardware.micro_batch (results stay the same but for rounding), switch activation_checkpointing on, raise "
+        "zero_stage, or lower max_length. The same command continues from the last complete checkpoint."
+    )
+
+
+def _giga(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def is_full(folder: Path, error: BaseException) -> bool:
+    """Whether a failed write is one for want of space: torch says so in many words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free < 1 << 20

@@ -1,0 +1,197 @@
+"""Each guard of a training stage, provoked."""
+
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fusion.settings import Settings, SettingsError, load_settings
+from fusion.train.errors import WHAT_TO_DO, LossGuard, NoRoom, OutOfMemory, Preempted, Stalled, TrainingError
+from fusion.train.guards import LossWatch, stop
+from fusion.train.launch import check_devices, ended, parameters
+from fusion.train.room import check_disk, check_memory, is_full, out_of_memory
+from fusion.train.running import run_launcher
+from fusion.train.watch import StopRequest, Watch
+from tests.train.test_recipe import ROOT, recipe
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("term", ["loss", "text_mapping"])
+def test_a_loss_that_is_no_number_is_a_fault(value: float, term: str) -> None:
+    watch = LossWatch(None)
+    assert watch.fault({"loss": 1.0, "text_mapping": 0.5}) is None
+    assert term in str(watch.fault({"loss": 1.0, "text_mapping": 0.5} | {term: value}))
+
+
+def test_a_spike_is_measured_against_the_median_of_the_last_steps() -> None:
+    watch = LossWatch(4.0)
+    assert watch.fault({"loss": 1000.0}) is None, "too early to know what is usual"
+    for step in range(60):
+        assert watch.fault({"loss": 2.0 + step % 2}) is None
+    assert watch.fault({"loss": 9.9}) is None
+    fault = watch.fault({"loss": 12.5})
+    assert fault is not None and "guards.max_loss_ratio 4" in fault
+    assert LossWatch(None).fault({"loss": 1e9}) is None
+
+
+def test_the_samples_of_the_step_are_written_down(tmp_path: Path) -> None:
+    origins = [{"sample_id": f"s{number}", "source": "web", "shard": "a.tar"} for number in range(3)]
+    error = stop("the loss is nan", 12, origins, tmp_path / "runs" / "step-12.jsonl")
+    assert isinstance(error, LossGuard) and "step 12" in str(error) and "step-12.jsonl" in str(error)
+    lines = (tmp_path / "runs" / "step-12.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == origins
+
+
+def test_a_rank_that_does_not_go_on_ends_and_says_what_it_was_doing(capfd: pytest.CaptureFixture[str]) -> None:
+    codes: list[int] = []
+    watch = Watch(3, 0.4 / 60, codes.append)
+    for _ in range(4):
+        time.sleep(0.2)
+        watch.now("reading the samples of step 8")
+    assert not codes, "a rank that goes on is left alone"
+    time.sleep(1.0)
+    assert codes == [Stalled.exit_code]
+    message = capfd.readouterr().err
+    assert "rank 3" in message and "reading the samples of step 8" in message
+
+
+def test_no_watch_without_a_limit() -> None:
+    codes: list[int] = []
+    Watch(0, None, codes.append)
+    time.sleep(0.2)
+    assert not codes
+
+
+def test_disk_and_memory_are_checked_before_the_first_step(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    check_disk(made, 1000, tmp_path / "state")
+    check_memory(made, 1000)
+    with pytest.raises(NoRoom, match=r"GB free: make room"):
+        check_disk(made, 10**14, tmp_path / "state")
+    with pytest.raises(OutOfMemory, match=r"fewer hardware\.ranks"):
+        check_memory(made, 10**12)
+    with pytest.raises(OutOfMemory):
+        check_memory(made, 100, available=100 * (4 * 2 + 12) - 1)
+    check_memory(made, 100, available=100 * (4 * 2 + 12))
+
+
+def test_parameters_are_counted_from_headers(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.bfloat16)}, tmp_path / "model-1.safetensors")
+    save_file({"c": torch.zeros(())}, tmp_path / "model-2.safetensors")
+    assert parameters(tmp_path) == 18
+
+
+def test_a_full_disk_is_told_from_other_faults(tmp_path: Path) -> None:
+    assert is_full(tmp_path, OSError(errno.ENOSPC, "No space left on device"))
+    assert not is_full(tmp_path, OSError(errno.EACCES, "Permission denied"))
+    assert not is_full(tmp_path, RuntimeError("something else"))
+
+
+def test_out_of_memory_says_what_to_change() -> None:
+    message = str(out_of_memory(recipe(ROOT), MemoryError("cannot allocate\nmore")))
+    assert "micro_batch" in message and "more" not in message
+
+
+@pytest.mark.skipif(torch.cuda.device_count() >= 32, reason="this machine has the GPUs")
+def test_missing_gpus_are_counted() -> None:
+    check_devices(recipe(ROOT))
+    with pytest.raises(TrainingError, match=r"asks for 32 rank\(s\) on GPUs"):
+        check_devices(recipe(ROOT, "fusion-phi35-3b", "stage1"))
+
+
+@pytest.mark.parametrize("code", [*WHAT_TO_DO, 1, -11])
+def test_every_exit_code_has_its_sentence(code: int) -> None:
+    error = ended(recipe(ROOT), code, stopped=False)
+    assert WHAT_TO_DO.get(code, f"exit code {code}") in str(error)
+    assert error.exit_code == (code if code in WHAT_TO_DO and code > 0 else 1)
+    assert ended(recipe(ROOT), code, stopped=True).exit_code == Preempted.exit_code
+
+
+@pytest.mark.parametrize("values", [{"max_loss_ratio": 1.0}, {"stall_minutes": 0.0}, {"more": 1}])
+def test_settings_of_the_guards_are_checked(values: dict[str, float]) -> None:
+    settings = load_settings(ROOT / "params.yaml")
+    with pytest.raises(ValueError, match="guards"):
+        Settings.model_validate(settings.model_dump() | {"guards": settings.guards.model_dump() | values})
+    assert SettingsError.exit_code == 1
+
+
+LAUNCHER = """
+import subprocess, sys
+rank = subprocess.Popen([sys.executable, "-c", '''{rank}'''])
+sys.exit(rank.wait())
+"""
+PATIENT = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_stop_goes_to_the_ranks_and_not_to_the_launcher(tmp_path: Path) -> None:
+    """In a process of its own, as `fusion train` is."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import run_launcher\n"
+        f"code, stopped = run_launcher([sys.executable, '-c', {LAUNCHER.format(rank=PATIENT)!r}], os.environ, Path())\n"
+        "print(code, stopped)\n",
+        encoding="utf-8",
+    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == "75 True\n"
+
+
+def test_ranks_do_not_outlive_the_command_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import run_launcher\n"
+        "run_launcher([sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'], "
+        "os.environ, Path())\n",
+        encoding="utf-8",
+    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    launcher = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{launcher}").exists() and "Z" not in Path(f"/proc/{launcher}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the launcher goes on without anybody who waits for it"
+        time.sleep(0.05)
+
+
+def test_signals_outside_of_the_main_thread_stay_where_they_are(tmp_path: Path) -> None:
+    import threading
+
+    results: list[tuple[int, bool]] = []
+    thread = threading.Thread(
+        target=lambda: results.append(run_launcher([sys.executable, "-c", "raise SystemExit(7)"], os.environ, tmp_path))
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    thread.start()
+    thread.join()
+    assert results == [(7, False)]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_is_remembered_until_the_step_is_done() -> None:
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        request = StopRequest()
+        assert not request.received
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.received
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
