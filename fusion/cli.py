@@ -227,6 +227,16 @@ def train(
 
 
 @app.command()
+def scratch(
+    clear: Annotated[str | None, typer.Option(metavar="NAME", help="Remove this one, or `all`.")] = None,
+) -> None:
+    """Show what interrupted stages left to continue from, or remove it."""
+    from fusion import scratch as folder
+
+    print(folder.show() if clear is None else folder.clear(clear))
+
+
+@app.command()
 def evaluate(variant: VariantName) -> None:
     """Score a variant on its benchmarks, beside the blind baselines."""
     settings, _ = _inputs(variant)

@@ -1,0 +1,74 @@
+"""What lies in the scratch folder: the resumable state of stages that were interrupted, and how to remove it."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusion.errors import FusionError
+
+SCRATCH = Path("scratch")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One folder of state: `name` as it is given to `clear`, its size, and when it last changed (seconds since 1970)."""
+
+    name: str
+    path: Path
+    size: int
+    changed: float
+
+
+def leftovers(root: Path = Path()) -> list[Leftover]:
+    """All folders `scratch/<kind>/<name>`, the largest first. A stage that succeeds removes its own."""
+    found = []
+    for path in (root / SCRATCH).glob("*/*"):
+        files = [path, *path.rglob("*")]
+        facts = [file.lstat() for file in files]
+        size = sum(fact.st_size for file, fact in zip(files, facts, strict=True) if not file.is_dir())
+        found.append(
+            Leftover(str(path.relative_to(root / SCRATCH).as_posix()), path, size, max(fact.st_mtime for fact in facts))
+        )
+    return sorted(found, key=lambda one: (-one.size, one.name))
+
+
+def show(root: Path = Path()) -> str:
+    """A table of them."""
+    rows = leftovers(root)
+    if not rows:
+        return "scratch/ holds no state of interrupted stages"
+    width = max(len(row.name) for row in rows)
+    now = time.time()
+    lines = [f"{row.name:<{width}}  {row.size / 1e6:10.1f} MB  {_age(now - row.changed):>9} old" for row in rows]
+    total = sum(row.size for row in rows) / 1e6
+    return "\n".join(
+        [
+            *lines,
+            f"{'in all':<{width}}  {total:10.1f} MB",
+            "A stage that is started again continues from its own. Remove one with `fusion scratch --clear NAME`.",
+        ]
+    )
+
+
+def clear(name: str, root: Path = Path()) -> str:
+    """Removes one of them, or all; says what was removed.
+
+    Raises:
+        FusionError: there is none of that name.
+    """
+    rows = leftovers(root)
+    chosen = rows if name == "all" else [row for row in rows if row.name == name]
+    if not chosen and name != "all":
+        known = "".join(f"\n  {row.name}" for row in rows) or " none"
+        raise FusionError(f"scratch/ has no `{name}`; there are:{known}")
+    for row in chosen:
+        shutil.rmtree(row.path) if row.path.is_dir() and not row.path.is_symlink() else row.path.unlink()
+    return f"removed {len(chosen)}, {sum(row.size for row in chosen) / 1e6:.1f} MB"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

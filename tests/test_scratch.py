@@ -1,0 +1,58 @@
+"""`fusion scratch`: what interrupted stages left, and its removal, one by one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusion.errors import FusionError
+from fusion.scratch import clear, leftovers, show
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project with two states and something beside them that is nobody's business."""
+    for name, size in (("train/tiny-stage1-0123", 3_000_000), ("ingest/web-a", 10)):
+        folder = tmp_path / "scratch" / name / "step-4"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(bytes(size))
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "precious").write_bytes(b"x")
+    return tmp_path
+
+
+def test_the_largest_comes_first(root: Path) -> None:
+    assert [(row.name, row.size) for row in leftovers(root)] == [
+        ("train/tiny-stage1-0123", 3_000_000),
+        ("ingest/web-a", 10),
+    ]
+    assert "3.0 MB" in show(root)
+
+
+def test_one_is_removed_and_no_other(root: Path) -> None:
+    assert "removed 1" in clear("ingest/web-a", root)
+    assert [row.name for row in leftovers(root)] == ["train/tiny-stage1-0123"]
+    with pytest.raises(FusionError, match="tiny-stage1-0123"):
+        clear("ingest/web-a", root)
+    with pytest.raises(FusionError):
+        clear("../outside", root)
+    assert "removed 1" in clear("all", root)
+    assert leftovers(root) == []
+    assert (root / "outside" / "precious").exists()
+
+
+def test_a_link_is_removed_and_not_what_it_points_to(root: Path) -> None:
+    (root / "scratch" / "train" / "link").symlink_to(root / "outside")
+    clear("all", root)
+    assert (root / "outside" / "precious").exists()
+    assert show(root) == "scratch/ holds no state of interrupted stages"
+
+
+def test_the_command(root: Path) -> None:
+    command = [str(Path(sys.executable).parent / "fusion"), "scratch"]
+    shown = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True, check=True)
+    assert "train/tiny-stage1-0123" in shown.stdout
+    wrong = subprocess.run([*command, "--clear", "nothing"], cwd=root, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1 and "error: scratch/ has no `nothing`" in wrong.stderr
