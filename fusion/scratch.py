@@ -12,7 +12,7 @@ SCRATCH = Path("scratch")
 
 @dataclass(frozen=True)
 class Leftover:
-    """One folder of state: `name` as it is given to `clear`, its size, and when it last changed (seconds since 1970)."""
+    """One folder of state: `name` as `clear` takes it, size in bytes, last change in seconds since 1970."""
 
     name: str
     path: Path
