@@ -1,6 +1,7 @@
 """A training stage that is killed or told to stop continues from its last whole checkpoint to the same weights."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -8,22 +9,25 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from fusion.hashing import file_sha256
 from fusion.shared_memory import FOLDER, PREFIX
-from fusion.train.errors import Preempted
+from fusion.train.errors import LossGuard, Preempted
 from tests.e2e.project import Project, copy_project
 
 WEIGHTS = Path("checkpoints/micro/stage1/model.safetensors")
 LOG = Path("runs/micro/stage1.jsonl")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which stage 1 of micro is ready to be trained, with resumable state every four steps."""
-    made = copy_project(tmp_path / "project", "micro")
+    made = copy_project(tmp_path_factory.mktemp("resume") / "project", "micro")
     made.set("variants.micro.stages.stage1.save_every_steps", 4)
     made.set("variants.micro.stages.stage1.epochs", 3)
     made.repro("base@micro", "validate@micro-stage1")
@@ -73,6 +77,23 @@ def damage_newest(project: Project) -> int:
     data[len(data) // 2] ^= 1
     weights.write_bytes(data)
     return int(folder.name.removeprefix("step-"))
+
+
+def test_a_broken_loss_stops_the_stage_and_names_the_samples(project: Project) -> None:
+    base = project.root / "checkpoints/micro/base/model.safetensors"
+    healthy = base.read_bytes()
+    weights = load_file(base)
+    name = next(name for name in weights if name.endswith("embed_tokens.weight"))
+    save_file(weights | {name: torch.full_like(weights[name], math.nan)}, base, {"format": "pt"})
+    stopped = project.run("fusion", "train", "micro", "stage1", check=False)
+    base.write_bytes(healthy)
+    assert stopped.returncode == LossGuard.exit_code, stopped.stderr
+    assert "step 1: loss is nan" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert not (project.root / "checkpoints/micro/stage1").exists()
+    origins = [json.loads(line) for line in (project.root / LOG).with_suffix(".step-1.jsonl").read_text().splitlines()]
+    manifest = pl.read_parquet(project.root / "data/manifests/micro-stage1/manifest.parquet")
+    assert len(origins) == 16 and {row["sample_id"] for row in origins} <= set(manifest["sample_id"])
+    (project.root / LOG).unlink()
 
 
 def buffers() -> set[str]:
