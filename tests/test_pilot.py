@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from fusion.data.catalog import SAMPLING
 from fusion.data.ingest.sampling import chosen_rows, thinned
 from fusion.settings import Settings, SettingsError, load_settings
-from fusion.train.engine import deepspeed_config
 from fusion.train.recipe import make_recipe
 from tests.e2e.project import copy_project
 
@@ -57,9 +56,18 @@ def test_a_pilot_trains_on_one_gpu_with_everything_else_as_it_is() -> None:
     assert real.hardware == SETTINGS.variant("fusion-llama31-8b").hardware
     assert (trial.hardware.ranks, trial.hardware.offload_optimizer) == (1, True)
     assert trial.settings == real.settings and trial.model == real.model and trial.dataset == real.dataset
+    assert not make_recipe(pilot(0.01), "tiny", "stage1").hardware.offload_optimizer
+
+
+@pytest.mark.long
+def test_deepspeed_is_told_to_offload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long, because it imports DeepSpeed."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from fusion.train.engine import deepspeed_config
+
+    real, trial = (make_recipe(settings, "fusion-llama31-8b", "stage2") for settings in (SETTINGS, pilot(0.01)))
     assert deepspeed_config(trial, 10)["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
     assert "offload_optimizer" not in deepspeed_config(real, 10)["zero_optimization"]
-    assert not make_recipe(pilot(0.01), "tiny", "stage1").hardware.offload_optimizer
 
 
 def test_the_package_of_a_pilot_says_so() -> None:
