@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fusion.errors import FusionError
+from fusion.plan.command import plan
 from fusion.settings import STAGES, Settings, load_settings
 from fusion.startup import start_quickly
 
@@ -208,9 +209,19 @@ def base(variant: VariantName) -> None:
 
 @app.command()
 def train(
-    variant: VariantName, stage: Annotated[str, typer.Argument(metavar="STAGE", help=" | ".join(STAGES))]
+    variant: VariantName,
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help=" | ".join(STAGES))],
+    launcher: Annotated[
+        str | None,
+        typer.Option(help="local | torchrun | deepspeed | slurm | print; launch.launcher of params.yaml if left out."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--as", metavar="KIND", help="With print: of which launcher, or kubernetes.")
+    ] = None,
+    node_rank: Annotated[int | None, typer.Option(min=0, help="With torchrun, deepspeed: this node's number.")] = None,
 ) -> None:
     """Train one stage of a variant; started again after a crash, it continues."""
+    from fusion.launchers.start import printed, starter
     from fusion.shared_memory import remove_unused_buffers
     from fusion.train.launch import train_stage
     from fusion.train.recipe import make_recipe
@@ -218,12 +229,20 @@ def train(
     if stage not in STAGES:
         raise FusionError(f"there is no stage `{stage}`: one of {', '.join(STAGES)}")
     settings, _ = _inputs(variant)
+    recipe = make_recipe(settings, variant, stage)  # type: ignore[arg-type]
+    if launcher == "print":
+        print(printed(recipe, settings.launch, kind), end="")
+        return
+    start = starter(settings.launch, launcher, node_rank)
     remove_unused_buffers()
     try:
         with _recorded():
-            train_stage(make_recipe(settings, variant, stage))  # type: ignore[arg-type]
+            train_stage(recipe, start)
     finally:
         remove_unused_buffers()
+
+
+app.command()(plan)
 
 
 @app.command()

@@ -33,10 +33,11 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    """What to build."""
+    """What to build; `pilot` is the share of each source that a trial on one GPU uses, None = the real run."""
 
     variants: list[Name] = Field(min_length=1)
     seed: int = Field(ge=0, lt=2**32)
+    pilot: float | None = Field(default=None, gt=0, le=0.5)
 
 
 class Data(Section):
@@ -178,12 +179,16 @@ class Model(Section):
 
 
 class Hardware(Section):
-    """Ranks and their shape. They are settings because results are exact only for the same ranks and threads."""
+    """Ranks and their shape. They are settings because results are exact only for the same ranks and threads.
+
+    `offload_optimizer`: the optimiser's states lie in the host's memory, and the update is made there.
+    """
 
     device: Literal["cpu", "cuda"]
     ranks: PositiveInt
     threads_per_rank: PositiveInt
     micro_batch: PositiveInt
+    offload_optimizer: bool = False
 
 
 class StageData(Section):
@@ -237,6 +242,43 @@ class Evaluation(Section):
     report_pictures: PositiveInt
 
 
+class Slurm(Section):
+    """What a SLURM job asks for beside nodes and GPUs; `directives` are further lines behind `#SBATCH`."""
+
+    partition: str | None
+    account: str | None
+    time: str
+    grace_seconds: PositiveInt
+    directives: list[str]
+
+
+class Kubernetes(Section):
+    """Where the pods of a Kubernetes job run: an image with the project's environment, a claim with its folder."""
+
+    image: str
+    namespace: str
+    claim: str
+    folder: str
+    shared_memory: str
+
+
+class Launch(Section):
+    """How ranks are started and on which machines; results do not depend on it.
+
+    `ranks_per_node` divides a variant's `hardware.ranks` into nodes; `hosts` are their names, the first one leads;
+    `setup` are shell commands and `environment` variables for every node of a job.
+    """
+
+    launcher: Literal["local", "torchrun", "deepspeed", "slurm"]
+    ranks_per_node: PositiveInt
+    hosts: list[str]
+    port: Annotated[int, Field(ge=1024, le=65535)]
+    environment: dict[str, str]
+    setup: list[str]
+    slurm: Slurm
+    kubernetes: Kubernetes
+
+
 class Settings(Section):
     """All of params.yaml."""
 
@@ -246,6 +288,7 @@ class Settings(Section):
     training: Training
     guards: Guards
     evaluation: Evaluation
+    launch: Launch
     variants: dict[Name, Variant]
 
     def variant(self, name: str) -> Variant:
@@ -259,6 +302,17 @@ class Settings(Section):
         own: StageSettings = getattr(self.variant(variant).stages, stage)
         filled = {name: getattr(self.training, name) for name in Training.model_fields if getattr(own, name) is None}
         return own.model_copy(update=filled)
+
+    def hardware(self, variant: str) -> Hardware:
+        """What a variant is trained on: a pilot on one rank, with the optimiser in the host's memory beside a GPU."""
+        own = self.variant(variant).hardware
+        if self.run.pilot is None:
+            return own
+        return own.model_copy(update={"ranks": 1, "offload_optimizer": own.device == "cuda"})
+
+    def published_name(self, variant: str) -> str:
+        """The name that a variant's package gets; that of a pilot says so."""
+        return self.variant(variant).publish_as + ("" if self.run.pilot is None else "-Pilot")
 
 
 def load_settings(path: Path = Path("params.yaml")) -> Settings:

@@ -24,6 +24,7 @@ NOT_FOLLOWED = {
     "fusion/quiet.py": "what libraries print",
     "fusion/settings.py": "values reach a stage as params; a test pins the defaults that stand in no file",
     "fusion/data/catalog.py": "the same for the catalog",
+    "fusion/launchers/start.py": "where and by what ranks are started; how many there are, the recipe says",
     "fusion/shared_memory.py": "removes what ranks leave in memory",
     "fusion/startup.py": "how often Python looks for garbage",
     "fusion/zoo/rules.py": "lets a parent pass or refuses it",

@@ -153,7 +153,8 @@ def test_keys_that_stand_twice_are_all_named(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match=r"2 key\(s\) twice") as caught:
         load_settings(tmp_path / "params.yaml")
-    assert "data.shard_size_mb: stands twice, in lines 11 and 12" in str(caught.value)
+    line = text.splitlines().index("  shard_size_mb: 512") + 1
+    assert f"data.shard_size_mb: stands twice, in lines {line} and {line + 1}" in str(caught.value)
     assert "variants.tiny.model.num_latents" in str(caught.value)
 
 
@@ -230,6 +231,7 @@ def test_values_that_stand_in_no_file_never_change() -> None:
         "Dataset.expect": catalog_module.Expectations(min_kept_share=0.5, category_shares={}),
         "Expectations.category_shares": {},
         "Expectations.min_kept_share": 0.5,
+        "Hardware.offload_optimizer": False,
         "Model.mapping_loss_weight": 0.1,
         "Model.text_guided": True,
         "Model.text_mask": "checkpoint",

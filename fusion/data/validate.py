@@ -43,7 +43,7 @@ def validate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: P
     for folder in (outputs, findings):
         if folder.exists():
             shutil.rmtree(folder)
-    curated = Curated(root, dataset, entry)
+    curated = Curated(root, dataset, entry, settings.run.pilot)
     results = run_suites(suites(curated))
     failed = [result for result in results if not result["success"] and result["severity"] == "critical"]
     warned = [result for result in results if not result["success"] and result["severity"] != "critical"]

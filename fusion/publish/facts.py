@@ -129,7 +129,7 @@ def collect_facts(settings: Settings, catalog: Catalog, variant: str, root: Path
     scores = _read(root / f"results/{variant}/evaluation/scores.json", f"evaluate@{variant}")
     return Facts(
         variant=variant,
-        name=chosen.publish_as,
+        name=settings.published_name(variant),
         parameters=int(stages[-1].summary["parameters"]),
         confidence=float(scores["confidence"]),
         datasets=tuple(_dataset(catalog, name, tuple(of), root) for name, of in used.items()),

@@ -60,6 +60,7 @@ def deepspeed_config(recipe: Recipe, elements: int) -> dict[str, Any]:
     stage may have fewer micro-batches, and losses are normalised over the whole step.
     """
     settings = recipe.settings
+    offload = {"offload_optimizer": {"device": "cpu"}} if recipe.hardware.offload_optimizer else {}
     return {
         "train_micro_batch_size_per_gpu": recipe.hardware.micro_batch,
         "gradient_accumulation_steps": 1,
@@ -69,6 +70,7 @@ def deepspeed_config(recipe: Recipe, elements: int) -> dict[str, Any]:
             # The buffers are allocated and touched whole: a small model must not pay 2 GB a rank for them.
             "reduce_bucket_size": min(elements, _LARGEST_BUCKET),
             "allgather_bucket_size": min(elements, _LARGEST_BUCKET),
+            **offload,
         },
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": settings.precision == "bf16"},

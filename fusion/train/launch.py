@@ -7,6 +7,8 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
@@ -19,16 +21,32 @@ from fusion.train.running import run_launcher
 from fusion.zoo.rules import check_parent
 
 
-def train_stage(recipe: Recipe) -> None:
+@dataclass(frozen=True)
+class Start:
+    """A way to start the ranks of a stage.
+
+    Attributes:
+        run: runs all ranks to their end; the exit code, and whether they were asked to stop.
+        here: how many of them run on this machine.
+    """
+
+    run: Callable[[Recipe], tuple[int, bool]]
+    here: Callable[[Recipe], int]
+
+
+def train_stage(recipe: Recipe, start: Start | None = None) -> None:
     """Trains one stage: checks its inputs, runs its ranks to the end, leaves the checkpoint at `recipe.output`.
+
+    `start` None = all ranks on this machine.
 
     Raises `TrainingError` naming the missing or failed input before any rank starts, or the exit code of the ranks, and
     `ZooError` for a parent with another base LLM, vision encoder, template or tokenizer, naming both.
     """
-    check_inputs(recipe)
+    start = start or LOCAL
+    check_inputs(recipe, start.here(recipe))
     variant = load_settings(recipe.root / "params.yaml").variant(recipe.variant)
     check_parent(recipe.parent, variant, recipe.stage, recipe.root)
-    code, stopped = run_launcher(launcher_command(recipe), rank_environment(recipe), recipe.root)
+    code, stopped = start.run(recipe)
     if code:
         raise ended(recipe, code, stopped)
 
@@ -46,8 +64,21 @@ def ended(recipe: Recipe, code: int, stopped: bool) -> TrainingError:
     return error
 
 
-def check_inputs(recipe: Recipe) -> None:
-    """Raises `TrainingError` unless the parent checkpoint, the manifest and a passed validation are there."""
+def start_here(recipe: Recipe) -> tuple[int, bool]:
+    """Runs all ranks on this machine through DeepSpeed's launcher for one node."""
+    return run_launcher(launcher_command(recipe), rank_environment(recipe), recipe.root)
+
+
+LOCAL = Start(start_here, lambda recipe: recipe.hardware.ranks)
+"""The default."""
+
+
+def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
+    """Raises `TrainingError` unless the parent checkpoint, the manifest and a passed validation are there.
+
+    Also unless this machine has what the `ranks` need that run on it; None = all of them do.
+    """
+    ranks = recipe.hardware.ranks if ranks is None else ranks
     if not (recipe.parent / "config.json").is_file():
         raise TrainingError(
             f"{recipe.stage} of {recipe.variant} continues {recipe.parent}, which is not there: run `dvc repro`"
@@ -57,8 +88,9 @@ def check_inputs(recipe: Recipe) -> None:
     if json.loads(recipe.verdict.read_text(encoding="utf-8"))["status"] != "passed":
         raise TrainingError(f"{recipe.dataset} failed its validation: see {recipe.verdict}")
     check_disk(recipe, parameters(recipe.parent), recipe.output.parent)
-    check_memory(recipe, parameters(recipe.parent))
-    check_devices(recipe)
+    if ranks == recipe.hardware.ranks:
+        check_memory(recipe, parameters(recipe.parent))
+    check_devices(recipe, ranks)
     if recipe.hardware.device == "cpu" and shutil.which("g++") is None:
         raise TrainingError("DeepSpeed compiles its CPU communication at first use and needs g++, which is not on PATH")
 
@@ -72,16 +104,16 @@ def parameters(checkpoint: Path) -> int:
     return count
 
 
-def check_devices(recipe: Recipe) -> None:
-    """Raises `TrainingError` unless this machine has a GPU for each rank, where GPUs are asked for."""
-    if recipe.hardware.device != "cuda":
+def check_devices(recipe: Recipe, ranks: int) -> None:
+    """Raises `TrainingError` unless this machine has a GPU for each of its ranks, where GPUs are asked for."""
+    if recipe.hardware.device != "cuda" or not ranks:
         return
     import torch
 
     found = torch.cuda.device_count()
-    if found < recipe.hardware.ranks:
+    if found < ranks:
         raise TrainingError(
-            f"{recipe.stage} of {recipe.variant} asks for {recipe.hardware.ranks} rank(s) on GPUs, and torch "
+            f"{recipe.stage} of {recipe.variant} asks for {ranks} rank(s) on GPUs of this machine, and torch "
             f"{torch.__version__} sees {found} here: set variants.{recipe.variant}.hardware (device, ranks), or "
             "install the build of torch for these GPUs"
         )
@@ -99,16 +131,31 @@ def rank_environment(recipe: Recipe) -> dict[str, str]:
     """The environment of the ranks: threads, accelerator, and the environment's own programs (ninja) on PATH."""
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    environment["OMP_NUM_THREADS"] = str(recipe.hardware.threads_per_rank)
-    environment["DS_ACCELERATOR"] = recipe.hardware.device
-    environment["TOKENIZERS_PARALLELISM"] = "false"
-    environment["TRANSFORMERS_VERBOSITY"] = "error"
-    # Compiled extensions belong to one environment: two that share a folder would compile them in turns.
-    environment.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    for name, value in rank_variables(recipe).items():
+        if name in _FROM_OUTSIDE:
+            environment.setdefault(name, value)
+        else:
+            environment[name] = value
+    return environment
+
+
+_FROM_OUTSIDE = ("TORCH_EXTENSIONS_DIR", "TORCHDYNAMO_DISABLE")
+
+
+def rank_variables(recipe: Recipe) -> dict[str, str]:
+    """The variables that ranks need beside PATH, on whatever node; a value from outside goes before some of them."""
+    variables = {
+        "OMP_NUM_THREADS": str(recipe.hardware.threads_per_rank),
+        "DS_ACCELERATOR": recipe.hardware.device,
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        # Compiled extensions belong to one environment: two that share a folder would compile them in turns.
+        "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
+    }
     if recipe.hardware.device == "cpu":
         # DeepSpeed wraps an optimiser that is not used here with torch.compile at every start, which takes seconds.
-        environment.setdefault("TORCHDYNAMO_DISABLE", "1")
-    return environment
+        variables["TORCHDYNAMO_DISABLE"] = "1"
+    return variables
 
 
 def _free_port() -> int:

@@ -25,14 +25,16 @@ def join_group(device: str) -> None:
     """Makes this process a rank of the group that the launcher's environment variables describe.
 
     With all ranks on one machine nothing listens on any other address than loopback: torch's own rendezvous would
-    open the main port on all of them, so rank 0 hands it a socket that is bound already.
+    open the main port on all of them, so rank 0 hands it a socket that is bound already. torchrun has a store of its
+    own at that port, which its ranks use.
     """
     backend = "nccl" if device == "cuda" else "gloo"
     host = os.environ["MASTER_ADDR"]
     if is_loopback(host):
-        port, rank, ranks = (int(os.environ[name]) for name in ("MASTER_PORT", "RANK", "WORLD_SIZE"))
         os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK_INTERFACE
         os.environ.setdefault("NCCL_SOCKET_IFNAME", LOOPBACK_INTERFACE)
+    if is_loopback(host) and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        port, rank, ranks = (int(os.environ[name]) for name in ("MASTER_PORT", "RANK", "WORLD_SIZE"))
         listening = _listen(host, port) if rank == 0 else None
         store = dist.TCPStore(host, port, ranks, rank == 0, master_listen_fd=listening, wait_for_workers=False)
         dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)

@@ -130,7 +130,7 @@ def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Pat
         tokenizer=chosen.data.tokenizer,
         settings=settings.stage(variant, stage),
         model=chosen.model,
-        hardware=chosen.hardware,
+        hardware=settings.hardware(variant),
         guards=settings.guards,
         root=root,
     )

@@ -20,7 +20,7 @@ from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.lock import LOCK, lock_images
 from fusion.data.ingest.origin import EmbeddedOrigin, Layout, PublishedOrigin
 from fusion.data.ingest.record import Reject, Row, read_row
-from fusion.data.ingest.sampling import chosen_rows, needs_count
+from fusion.data.ingest.sampling import chosen_rows, needs_count, thinned
 from fusion.data.store.folders import output_folder
 from fusion.data.store.ledger import write_ledger
 from fusion.data.store.sample import SourceInfo
@@ -62,7 +62,8 @@ def ingest_source(settings: Settings, catalog: Catalog, dataset: str, source: st
         else:
             raise IngestError(f"{dataset}/{source}: an origin of kind `{entry.origin.kind}` cannot be ingested")
         name = f"{dataset}/{source}"
-        chosen = chosen_rows(entry.sampling, _count(layout, entry.sampling), settings.run.seed, name)
+        sampling = thinned(entry.sampling, settings.run.pilot)
+        chosen = chosen_rows(sampling, _count(layout, sampling), settings.run.seed, name)
         _write_rows(layout, folder, chosen, SourceInfo(dataset, source, os.path.basename(layout.annotations), 0))
         write_json(lock_images(layout, lambda: _used_images(folder)), folder / LOCK)
     return target

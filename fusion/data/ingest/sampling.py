@@ -11,6 +11,20 @@ import numpy.typing as npt
 from fusion.data.errors import IngestError
 
 
+def thinned(strategy: str, share: float | None) -> str:
+    """The strategy that takes this share of what `strategy` takes, one row at least; None = `strategy` itself.
+
+    Of `all` and N% it is a random part; of first:N, end:N and random:N as many fewer.
+    """
+    if share is None:
+        return strategy
+    if strategy == "all" or strategy.endswith("%"):
+        percent = 100.0 if strategy == "all" else float(strategy.removesuffix("%"))
+        return f"{percent * share:.12g}%"
+    kind, count = strategy.split(":")
+    return f"{kind}:{max(1, round(int(count) * share))}"
+
+
 def needs_count(strategy: str) -> bool:
     """Whether the number of rows must be known before the first row can be chosen."""
     return not (strategy == "all" or strategy.startswith("first:"))

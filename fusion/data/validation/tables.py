@@ -35,9 +35,10 @@ _IMAGE = [
 class Curated:
     """The output of curation of one data set, read as needed."""
 
-    def __init__(self, root: Path, name: str, entry: Dataset) -> None:
-        """Raises `DataError` when the data set was not curated."""
+    def __init__(self, root: Path, name: str, entry: Dataset, share: float | None = None) -> None:
+        """`share`: of each source that a pilot takes. Raises `DataError` when the data set was not curated."""
         self.name = name
+        self._share = share or 1.0
         self.entry = entry
         self._folder = root / "data/manifests" / name
         self._made_by = f"fusion curate {name}"
@@ -110,7 +111,7 @@ class Curated:
                     "kept_but_not_in_manifest": facts["kept"] - rows.get(name, 0),
                     "rejected_but_not_in_ledger": facts["rejected"] - logged.get(name, 0),
                     "without_reason": facts["rejected"] - sum(facts["reasons"].values()),
-                    "catalog_count_ratio": None if count is None else facts["ingested"] / (1000 * count),
+                    "catalog_count_ratio": None if count is None else facts["ingested"] / (1000 * count * self._share),
                 }
             )
         return pl.DataFrame(table, schema_overrides={"catalog_count_ratio": pl.Float64})

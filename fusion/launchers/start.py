@@ -1,0 +1,110 @@
+"""`fusion train --launcher`: runs, submits or prints what starts the ranks of a stage."""
+
+import os
+import shlex
+import shutil
+import subprocess
+
+from fusion.documents import did_you_mean
+from fusion.launchers.nodes import LaunchError, Nodes, deepspeed_command, job_variables, programs, torchrun_command
+from fusion.launchers.scripts import job_name, kubernetes_job, slurm_script
+from fusion.settings import Launch
+from fusion.train.launch import LOCAL, Start, launcher_command, rank_environment
+from fusion.train.recipe import Recipe
+from fusion.train.running import run_launcher
+
+STARTING = ("local", "torchrun", "deepspeed", "slurm")
+PRINTED = (*STARTING, "kubernetes")
+
+
+def starter(launch: Launch, launcher: str | None, node: int | None) -> Start:
+    """What runs the ranks of a stage to their end.
+
+    Args:
+        launch: the settings.
+        launcher: one of STARTING; None = that of the settings.
+        node: number of this node, for torchrun and deepspeed; None = the first one.
+
+    Raises:
+        LaunchError: there is no such launcher, or the node has no place in it.
+    """
+    chosen = launcher or launch.launcher
+    if chosen not in STARTING:
+        raise LaunchError(
+            f"there is no launcher `{chosen}`{did_you_mean(chosen, STARTING)}: one of {', '.join(STARTING)}, print"
+        )
+    if node is not None and chosen not in ("torchrun", "deepspeed"):
+        raise LaunchError(f"--node-rank: the launcher {chosen} starts all nodes itself")
+    if chosen == "local":
+        return LOCAL
+    if chosen == "slurm":
+        return Start(lambda recipe: submit(recipe, launch), lambda recipe: 0)
+    return Start(
+        lambda recipe: start_node(recipe, launch, chosen, node or 0),
+        lambda recipe: Nodes.of(recipe, launch).ranks,
+    )
+
+
+def start_node(recipe: Recipe, launch: Launch, launcher: str, node: int) -> tuple[int, bool]:
+    """Runs the ranks of one node; the others are started there by the same command with their own number."""
+    command = node_command(recipe, launch, launcher, node)
+    return run_launcher(command, {**rank_environment(recipe), **launch.environment}, recipe.root)
+
+
+def node_command(recipe: Recipe, launch: Launch, launcher: str, node: int) -> list[str]:
+    """The command of one node; raises `LaunchError` if there are fewer nodes."""
+    nodes = Nodes.of(recipe, launch)
+    hosts = nodes.hosts(launch)
+    if node >= nodes.count:
+        raise LaunchError(f"--node-rank {node}: {recipe.variant} has {nodes.count} nodes, 0 to {nodes.count - 1}")
+    if launcher == "torchrun":
+        return torchrun_command(recipe, nodes, node, hosts[0], launch.port)
+    return deepspeed_command(recipe, nodes, hosts, node, launch.port)
+
+
+def submit(recipe: Recipe, launch: Launch) -> tuple[int, bool]:
+    """Writes the batch script, hands it to SLURM and waits for the job, whose exit code comes back.
+
+    Raises:
+        LaunchError: there is no `sbatch` on this machine.
+    """
+    if shutil.which("sbatch") is None:
+        raise LaunchError(
+            "sbatch is not on PATH: run this on a login node of the cluster, or print the script with "
+            "`--launcher print --as slurm`"
+        )
+    script = recipe.root / "runs" / "launch" / f"{job_name(recipe)}.sh"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(slurm_script(recipe, launch), encoding="utf-8")
+    command = ["sbatch", "--wait", str(script.relative_to(recipe.root))]
+    return subprocess.run(command, cwd=recipe.root, check=False).returncode, False
+
+
+def printed(recipe: Recipe, launch: Launch, kind: str | None) -> str:
+    """What a launcher would run, as text: a script, a manifest, or the command of every node with its variables.
+
+    Raises:
+        LaunchError: there is no such launcher.
+    """
+    chosen = kind or launch.launcher
+    if chosen not in PRINTED:
+        raise LaunchError(f"--as: there is no `{chosen}`{did_you_mean(chosen, PRINTED)}: one of {', '.join(PRINTED)}")
+    if chosen == "slurm":
+        return slurm_script(recipe, launch)
+    if chosen == "kubernetes":
+        return kubernetes_job(recipe, launch)
+    if chosen == "local":
+        return _with_variables(recipe, launch, launcher_command(recipe)) + "\n"
+    nodes = Nodes.of(recipe, launch)
+    hosts = nodes.hosts(launch)
+    lines = []
+    for number, host in enumerate(hosts):
+        lines.append(f"# node {number} of {nodes.count}: {host}")
+        lines.append(_with_variables(recipe, launch, node_command(recipe, launch, chosen, number)))
+    return "\n".join([*lines, ""])
+
+
+def _with_variables(recipe: Recipe, launch: Launch, command: list[str]) -> str:
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in job_variables(recipe, launch).items())
+    folder = shlex.quote(os.path.abspath(recipe.root))
+    return f'cd {folder} && PATH={shlex.quote(programs())}:"$PATH" {variables} {shlex.join(command)}'
