@@ -1,4 +1,4 @@
-"""images.lock.json: where a source's pictures lie, in words that hold everywhere, and what they were at ingest."""
+"""images.lock.json: where a source's files lie, in words that hold everywhere, and what they were at ingest."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -8,16 +8,18 @@ from typing import Any
 from fusion.data.errors import DataError
 from fusion.data.ingest.origin import Layout, PublishedOrigin
 from fusion.data.store.images import file_size, find_containers
+from fusion.data.store.resume import Resumable
 from fusion.hashing import file_sha256
 
 LOCK = "images.lock.json"
 
 
-def lock_images(layout: Layout, used: Callable[[], Iterable[str]]) -> dict[str, Any]:
+def lock_images(layout: Layout, used: Callable[[], Iterable[str]], work: Resumable) -> dict[str, Any]:
     """The content of the lock file.
 
-    An archive is locked by its size and sha256. Of a folder the paths and sizes of the pictures that `used` names are
-    hashed in their order: reading millions of files twice would cost hours, and sharding hashes each of them anyway.
+    An archive is locked by its size and sha256, and so are the annotations where they are not written here. Of a folder
+    the paths and sizes of the pictures that `used` names are hashed in their order: reading millions of files twice
+    would cost hours, and sharding hashes each of them anyway. `work` remembers what was hashed before a kill.
     """
     entries: list[dict[str, Any]] = []
     for path in find_containers(layout.folder, layout.images):
@@ -25,9 +27,18 @@ def lock_images(layout: Layout, used: Callable[[], Iterable[str]]) -> dict[str, 
         if path.is_dir():
             entry |= {"kind": "folder", **_listing(path, used())}
         else:
-            entry |= {"bytes": path.stat().st_size, "kind": "archive", "sha256": file_sha256(path)}
+            entry |= {"kind": "archive", **_content(path, work)}
         entries.append(entry)
-    return {"base": layout.base, "containers": entries}
+    lock: dict[str, Any] = {"base": layout.base, "containers": entries}
+    if layout.inputs:
+        lock["annotations"] = [{"path": name, **_content(layout.folder / name, work)} for name in layout.inputs]
+    return lock
+
+
+def _content(path: Path, work: Resumable) -> dict[str, Any]:
+    facts = path.stat()
+    key = f"sha256 {path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    return {"bytes": facts.st_size, "sha256": work.remember(key, lambda: file_sha256(path))}
 
 
 def _listing(folder: Path, names: Iterable[str]) -> dict[str, Any]:

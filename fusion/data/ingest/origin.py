@@ -48,13 +48,15 @@ class Layout:
     """A source in the published layout, on this machine.
 
     `base` says where `folder` is, in words that are the same on every machine (see images.lock.json);
-    `annotations` and `images` are relative to `folder`; each of `images` is a folder or an archive.
+    `annotations` and `images` are relative to `folder`; each of `images` is a folder or an archive. `inputs` are the
+    files in `folder` that the annotations are, or were made from; none where ingest has written them itself.
     """
 
     folder: Path
     base: dict[str, str]
     annotations: str
     images: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
 
 class Origin(BaseModel, ABC):

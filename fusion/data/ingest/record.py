@@ -1,10 +1,15 @@
 """One annotation record, checked as far as it can be without its picture: a row to keep, or a reason against it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from fusion.data.store.sample import Message
+
+_PLAIN_PATH = re.compile(r"[\w-][\w.\- ]*(?:/[\w-][\w.\- ]*)*")
+"""What nearly all paths look like: nothing in them has to be looked at more closely."""
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,9 @@ class Row:
 
 
 def read_row(record: Any) -> Row | Reject:
-    """Checks form, picture path and text encoding of a record of the published format."""
+    """Checks form, picture path and text encoding of a record of the published format; a `Reject` stays what it is."""
+    if isinstance(record, Reject):
+        return record
     if not isinstance(record, dict):
         return Reject("not-an-object", f"a {type(record).__name__} where an object was expected")
     conversations = record.get("conversations")
@@ -54,7 +61,9 @@ def _image(value: Any) -> str | Reject | None:
         return None
     if not isinstance(value, str):
         return Reject("bad-image-path", f"`image` is a {type(value).__name__}")
-    if "\0" in value or any(ord(character) < 32 for character in value):
+    if _PLAIN_PATH.fullmatch(value):
+        return value
+    if _CONTROL.search(value):
         return Reject("bad-image-path", f"a control character in {ascii(value)[:200]}")
     path = value.replace("\\", "/")
     parts = PurePosixPath(path).parts
@@ -66,8 +75,10 @@ def _image(value: Any) -> str | Reject | None:
 def _encodable(row: Row) -> Reject | None:
     texts = [row.key or "", row.image or ""]
     for message in row.conversations:
-        texts += [message["from"], message["value"]]
+        texts += (message["from"], message["value"])
     for text in texts:
+        if text.isascii():
+            continue
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:

@@ -29,7 +29,7 @@ class Published(PublishedOrigin):
             raise IngestError(f"data.roots in params.yaml names {base}, which is not a folder")
         if not (base / self.file).is_file():
             raise IngestError(f"the annotation file {base / self.file} is missing")
-        return Layout(base, {"kind": "folder"}, self.file, self._images(base))
+        return Layout(base, {"kind": "folder"}, self.file, self._images(base), (self.file,))
 
     def _images(self, base: Path) -> tuple[str, ...]:
         # What the entry names must be there; the usual folder may be absent, as it is for text-only sources.

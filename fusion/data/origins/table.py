@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from fusion.data.errors import IngestError
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.origin import Layout, PublishedOrigin
+from fusion.data.ingest.record import Reject
 
 SCRATCH = Path("scratch/tables")
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -74,7 +75,7 @@ class Table(PublishedOrigin):
         if not (base / self.file).is_file():
             raise IngestError(f"the table {base / self.file} is missing")
         images = tuple(name for name in self.images if "images" in self.model_fields_set or (base / name).exists())
-        return Layout(base, {"kind": "folder"}, str(self._annotations(base / self.file)), images)
+        return Layout(base, {"kind": "folder"}, str(self._annotations(base / self.file)), images, (self.file,))
 
     def columns(self) -> list[str]:
         """The columns that the entry names."""
@@ -160,6 +161,8 @@ class Table(PublishedOrigin):
     def _records(self, table: Path) -> Iterator[Any]:
         missing, keys = set(self.columns()), set[str]()
         for number, row in enumerate(self._rows(table)):
+            if isinstance(row, Reject):
+                raise IngestError(f"row {number} of {table} cannot be read: {row.evidence}")
             if not isinstance(row, dict):
                 yield row  # ingest rejects it with this reason
                 continue
