@@ -22,7 +22,11 @@ _BYTES_PER_PIXEL = 4
 
 @dataclass(frozen=True)
 class Task:
-    """What all samples of a source have in common. `tokenizers`: (name in the index, tokenizer, revision, template)."""
+    """What all samples of a source have in common.
+
+    `tokenizers`: (name in the index, tokenizer, revision, template). `members`: the file that says where the members of
+    the archives lie.
+    """
 
     dataset: str
     source: str
@@ -30,6 +34,7 @@ class Task:
     containers: tuple[Path, ...]
     max_image_pixels: int
     tokenizers: tuple[tuple[str, str, str | None, str], ...]
+    members: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +58,14 @@ class Preparer:
 
         Image.MAX_IMAGE_PIXELS = None  # the limit of params.yaml holds instead
         self._task = task
-        self._store = ImageStore(list(task.containers), task.max_image_pixels * _BYTES_PER_PIXEL)
+        self._store = ImageStore(list(task.containers), task.max_image_pixels * _BYTES_PER_PIXEL, task.members)
         self._counters = {
             key: TokenCounter(name, revision, template) for key, name, revision, template in task.tokenizers
         }
         self._last: tuple[str, bytes | None, Measured | Reject] | None = None
 
-    def prepare(self, rows: list[RawRow]) -> list[Prepared | tuple[int, Reject]]:
-        """Every row as a prepared sample or a reject, in order."""
-        return [self._prepare(*row) for row in rows]
-
-    def _prepare(self, row: int, image: str | None, conversations: list[Message]) -> Prepared | tuple[int, Reject]:
+    def prepare(self, row: int, image: str | None, conversations: list[Message]) -> Prepared | tuple[int, Reject]:
+        """A row as a prepared sample, or the reason against it."""
         picture: bytes | None = None
         measured: Measured | None = None
         if image is not None:

@@ -9,6 +9,7 @@ Killed sharding continues: its state lies in `scratch/shard/<dataset>/<source>/`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from fusion.data.sharding.prepare import Prepared, RawRow, Task
 from fusion.data.sharding.workers import prepare_all
 from fusion.data.store.folders import output_folders, parquet_file, read_json
 from fusion.data.store.growing import GrowingTable, write_row_groups
+from fusion.data.store.images import write_members
 from fusion.data.store.ledger import LedgerRows, write_grown_ledger
 from fusion.data.store.resume import SAVE_SECONDS, Resumable, code_sha256, link_file
 from fusion.data.store.sample import SourceInfo
@@ -41,7 +43,7 @@ _MEGABYTE = 1_000_000
 _BATCH = 20_000
 """Rows of a row group of the index."""
 _READ = 2000
-_GROWING_INDEX, _GROWING_REJECTS = "index.arrow", "rejects.arrow"
+_GROWING_INDEX, _GROWING_REJECTS, _MEMBERS = "index.arrow", "rejects.arrow", "members.npy"
 _CODE = ("data/ingest", "data/sharding", "data/store", "hashing.py", "model/template.py")
 _PACKAGES = ("numpy", "pdqhash", "pillow", "polars", "pyarrow", "tokenizers")
 
@@ -140,6 +142,10 @@ def shard_source(
         output_folders(root / shards, index) as (shard_folder, index_folder),
         Resumable(root / "scratch/shard" / dataset / source, inputs, save_seconds) as work,
     ):
+        members = work.make(
+            _MEMBERS, lambda file: write_members(list(task.containers), file, f"{dataset}/{source}'s archives")
+        )
+        task = replace(task, members=members)
         writer = _Writer(work, task, shards, settings.data.shard_size_mb, same, schema)
         total = samples.metadata.num_rows
         rows = _rows(samples, writer.rows)

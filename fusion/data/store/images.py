@@ -1,17 +1,19 @@
 """Pictures read where they lie: in folders, or in tar and zip archives without unpacking them."""
 
 import errno
-import lzma
 import os
 import stat
-import struct
 import tarfile
-import zipfile
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from fusion.data.errors import DataError
+from fusion.data.store.members import Table, find, make_table
+from fusion.data.store.zips import ZipError, ZipFile
 
 ARCHIVES = (".tar", ".zip")
 """Archives from which a member can be read in place."""
@@ -19,20 +21,8 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """Archives from which it cannot: every read would decompress all that comes before."""
 
 
-# What the archive libraries raise for damage, depending on where it is: in a header, in packed data, at a cut.
-_DAMAGE = (
-    EOFError,
-    LookupError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-    lzma.LZMAError,
-    struct.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# What damage in an archive's headers makes the readers raise.
+_DAMAGE = (EOFError, LookupError, OSError, OverflowError, RuntimeError, ValueError, tarfile.TarError, ZipError)
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -96,14 +86,26 @@ class ImageStore:
     `a/b.jpg`, `images/a/b.jpg`, or `b.jpg` of the archive `a.tar` or `a.zip`.
     """
 
-    def __init__(self, containers: list[Path], max_bytes: int) -> None:
-        """`max_bytes`: a larger file is an `ImageError` instead of being read.
+    def __init__(self, containers: list[Path], max_bytes: int, table: Path | None = None) -> None:
+        """Opens all archives.
+
+        Args:
+            containers: image folders and archives, in the order in which they are looked through.
+            max_bytes: a larger file is an `ImageError` instead of being read.
+            table: a file of `write_members` for these containers; without it the archives are read through now.
 
         Raises:
             DataError: an archive cannot be opened, or its list of members is damaged.
         """
         self._folders = [path.resolve() for path in containers if path.is_dir()]
-        self._archives = [_open_archive(path) for path in containers if path.is_file()]
+        paths = _archives(containers)
+        self._table: Table = _make_table(paths, "archives") if table is None else np.load(table, mmap_mode="r")
+        self._archives: list[_Tar | ZipFile] = []
+        self._stems: dict[str, list[int]] = {}
+        for number, path in enumerate(paths):
+            self._stems.setdefault(path.stem, []).append(number)
+            with _damage_named(path):
+                self._archives.append(ZipFile(path) if path.name.endswith(".zip") else _Tar(path))
         self._max_bytes = max_bytes
 
     def read(self, image: str) -> bytes:
@@ -126,14 +128,21 @@ class ImageStore:
             else:
                 if data is not None:
                     return data
-        for archive in self._archives:
-            for name in (image, f"images/{image}", image.removeprefix(f"{archive.stem}/")):
-                if name in archive.members:
-                    self._check_size(image, archive.size(name))
-                    return archive.read(name)
+        if (member := self._find(image)) is not None:
+            archive, place, size = member
+            self._check_size(image, size)
+            return _read_member(self._archives[archive], image, place, size)
         if too_long is not None:
             raise ImageError("image-name-too-long", f"no file can have a name of {len(image.encode())} bytes: {image}")
         raise ImageError("missing-image", f"{image} is in no image folder or archive of the source")
+
+    def _find(self, image: str) -> tuple[int, int, int] | None:
+        """Archive, place and size of a picture: of the first archive that has it by one of its three names."""
+        found = [find(self._table, name) for name in (image, f"images/{image}")]
+        stem, _, rest = image.partition("/")
+        if rest and stem in self._stems:
+            found += [find(self._table, rest, only=number) for number in self._stems[stem]]
+        return min((member for member in found if member is not None), key=lambda member: member[0], default=None)
 
     def _read_file(self, folder: Path, image: str) -> bytes | None:
         path = folder / image
@@ -156,74 +165,52 @@ class ImageStore:
             archive.close()
 
 
+def write_members(containers: list[Path], file: IO[bytes], label: str) -> None:
+    """Reads the archives among `containers` through and writes where their members lie, for `ImageStore`.
+
+    Raises:
+        DataError: an archive cannot be opened, or its list of members is damaged.
+    """
+    np.save(file, _make_table(_archives(containers), label))
+
+
+def _archives(containers: list[Path]) -> list[Path]:
+    return [path for path in containers if path.is_file()]
+
+
+def _make_table(paths: list[Path], label: str) -> Table:
+    return make_table(paths, label, _damage_named)
+
+
 class _Tar:
+    """A tar whose members are known by the places of their data."""
+
     def __init__(self, path: Path) -> None:
-        self.stem = path.stem
-        self.members: dict[str, tuple[int, int]] = {}
         self._file: IO[bytes] = path.open("rb")
-        try:
-            with tarfile.open(fileobj=self._file, mode="r:") as tar:
-                before = -1
-                while (member := tar.next()) is not None:
-                    if tar.offset <= before:
-                        raise tarfile.ReadError(f"the header at byte {member.offset} points backwards")
-                    before = tar.offset
-                    if member.isreg():
-                        self.members[member.name.removeprefix("./")] = (member.offset_data, member.size)
-                    tar.members = []  # type: ignore[attr-defined]  # the library would keep every header in memory
-        except BaseException:
-            self._file.close()
-            raise
 
-    def size(self, name: str) -> int:
-        return self.members[name][1]
-
-    def read(self, name: str) -> bytes:
-        offset, size = self.members[name]
-        try:
-            return os.pread(self._file.fileno(), size, offset)
-        except (OSError, OverflowError, ValueError) as error:
-            raise ImageError("damaged-archive-member", f"{name}: {error}") from error
+    def read(self, place: int, size: int) -> bytes:
+        return os.pread(self._file.fileno(), size, place)
 
     def close(self) -> None:
         self._file.close()
 
 
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self.stem = path.stem
-        self._zip = zipfile.ZipFile(path)
-        self.members = {item.filename.removeprefix("./"): item for item in self._zip.infolist() if not item.is_dir()}
-
-    def size(self, name: str) -> int:
-        return self.members[name].file_size
-
-    def read(self, name: str) -> bytes:
-        member = self.members[name]
-        if member.flag_bits & _ENCRYPTED:
-            raise ImageError("encrypted-archive-member", f"{name} needs a password")
-        try:
-            return self._zip.read(member)
-        except NotImplementedError as error:
-            told = f"{name} is packed by method {member.compress_type}: {error}"
-            raise ImageError("unsupported-compression", told) from error
-        except MemoryError as error:
-            raise ImageError("out-of-memory", f"{name} cannot be unpacked with the memory there is") from error
-        except _DAMAGE as error:
-            raise ImageError("damaged-archive-member", f"{name}: {type(error).__name__}: {error}") from error
-
-    def close(self) -> None:
-        self._zip.close()
-
-
-_ENCRYPTED = 0x1
-"""Bit 0 of a zip member's flags."""
-
-
-def _open_archive(path: Path) -> "_Tar | _Zip":
-    kind = "zip" if path.name.endswith(".zip") else "tar"
+def _read_member(archive: _Tar | ZipFile, image: str, place: int, size: int) -> bytes:
     try:
-        return _Zip(path) if kind == "zip" else _Tar(path)
+        return archive.read(place) if isinstance(archive, ZipFile) else archive.read(place, size)
+    except ZipError as error:
+        raise ImageError(error.reason, str(error)) from error
+    except MemoryError as error:
+        raise ImageError("out-of-memory", f"{image} cannot be unpacked with the memory there is") from error
+    except (OSError, OverflowError, ValueError) as error:
+        raise ImageError("damaged-archive-member", f"{image}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (*_DAMAGE, MemoryError) as error:
+        kind = "zip" if path.name.endswith(".zip") else "tar"
         told = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as a {kind} archive: {told}. Get the file again") from error

@@ -69,7 +69,6 @@ class Resumable:
             path = self.path(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open[name] = path.open("ab")
-            self._sizes.setdefault(name, 0)
         return self._open[name]
 
     def close(self, name: str) -> None:
@@ -78,6 +77,15 @@ class Resumable:
         file.flush()
         self._closed[name] = file.tell()
         file.close()
+
+    def make(self, name: str, write: Callable[[IO[bytes]], None]) -> Path:
+        """The file `name`: what `write` writes into it, made once, however often the work is killed after that."""
+        if name not in self._sizes:
+            write(self.append(name))
+            self.close(name)
+            if self.due():
+                self.save(self.state)
+        return self.path(name)
 
     def remember(self, name: str, make: Callable[[], Any]) -> Any:
         """The value of `make()`, as JSON can say it: made once, however often the work is killed after that."""
