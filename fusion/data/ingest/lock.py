@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fusion.data.errors import DataError
+from fusion.data.errors import DataError, IngestError
 from fusion.data.ingest.origin import Layout, PublishedOrigin
 from fusion.data.store.images import file_size, find_containers
 from fusion.data.store.resume import Resumable
@@ -20,6 +20,9 @@ def lock_images(layout: Layout, used: Callable[[], Iterable[str]], work: Resumab
     An archive is locked by its size and sha256, and so are the annotations where they are not written here. Of a folder
     the paths and sizes of the pictures that `used` names are hashed in their order: reading millions of files twice
     would cost hours, and sharding hashes each of them anyway. `work` remembers what was hashed before a kill.
+
+    Raises:
+        IngestError: a file is not the one that was published.
     """
     entries: list[dict[str, Any]] = []
     for path in find_containers(layout.folder, layout.images):
@@ -27,18 +30,24 @@ def lock_images(layout: Layout, used: Callable[[], Iterable[str]], work: Resumab
         if path.is_dir():
             entry |= {"kind": "folder", **_listing(path, used())}
         else:
-            entry |= {"kind": "archive", **_content(path, work)}
+            entry |= {"kind": "archive", **_content(layout, entry["path"], work)}
         entries.append(entry)
     lock: dict[str, Any] = {"base": layout.base, "containers": entries}
     if layout.inputs:
-        lock["annotations"] = [{"path": name, **_content(layout.folder / name, work)} for name in layout.inputs]
+        lock["annotations"] = [{"path": name, **_content(layout, name, work)} for name in layout.inputs]
     return lock
 
 
-def _content(path: Path, work: Resumable) -> dict[str, Any]:
+def _content(layout: Layout, name: str, work: Resumable) -> dict[str, Any]:
+    path = layout.folder / name
     facts = path.stat()
-    key = f"sha256 {path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
-    return {"bytes": facts.st_size, "sha256": work.remember(key, lambda: file_sha256(path))}
+    sha256 = work.remember(f"sha256 {name} {facts.st_size} {facts.st_mtime_ns}", lambda: file_sha256(path))
+    if (told := layout.sha256.get(name)) not in (None, sha256):
+        raise IngestError(
+            f"{path} has the sha256 {sha256}, but was published with {told}: its download is damaged. Delete "
+            f"{path.resolve()} and run the same command again"
+        )
+    return {"bytes": facts.st_size, "sha256": sha256}
 
 
 def _listing(folder: Path, names: Iterable[str]) -> dict[str, Any]:
