@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from fusion.data.errors import DataError
+from fusion.data.store.unpack import unpack
 
 ARCHIVES = (".tar", ".zip")
 """Archives from which a member can be read in place."""
@@ -48,7 +49,8 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
     """The image folders and archives that `images` names below `folder`, archives inside the folders included.
 
     Raises:
-        DataError: one of them is missing, or is an archive that cannot be read in place.
+        DataError: one of them is missing, is an archive that cannot be read in place, no file at all, or, where it was
+            found inside a folder and not named, a link that leaves `folder`.
     """
     found: list[Path] = []
     for name in images:
@@ -56,13 +58,18 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
         if path.is_dir():
             inside = sorted(item for item in path.iterdir() if item.name.endswith((*ARCHIVES, *COMPRESSED)))
             found += [path, *inside]
-        elif path.is_file():
+            for item in inside:
+                if not leads_inside(item, folder):
+                    raise DataError(f"{item} is a link that leaves {folder}: name what it points to as `images`")
+        elif os.path.lexists(path):
             found.append(path)
         else:
             raise DataError(
                 f"{path} is missing: the pictures of this source were expected there, as a folder or an archive"
             )
     for path in found:
+        if not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path} is no ordinary file, but a pipe, a device or a link to nothing: take it away")
         if path.is_file() and path.name.endswith(COMPRESSED):
             raise DataError(
                 f"{path} is a compressed tar, which cannot be read in place: repack it as a plain .tar (gunzip)"
@@ -70,6 +77,17 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
         if path.is_file() and not path.name.endswith(ARCHIVES):
             raise DataError(f"{path} is neither a folder nor a .tar or .zip archive")
     return found
+
+
+def leads_inside(path: Path, folder: Path) -> bool:
+    """Whether `path`, its links followed, lies in `folder`.
+
+    A snapshot of the Hub's cache is a folder of links to files in `blobs` beside it, which count as being inside.
+    """
+    real, whole = path.resolve(), folder.resolve()
+    snapshot = next((parent for parent in (whole, *whole.parents) if parent.parent.name == "snapshots"), None)
+    blobs = snapshot.parent.parent / "blobs" if snapshot else None
+    return real.is_relative_to(whole) or (blobs is not None and real.is_relative_to(blobs))
 
 
 def file_size(path: Path) -> int | None:
@@ -110,12 +128,13 @@ class ImageStore:
         """The bytes of the picture `image`.
 
         Raises:
-            ImageError: with one of the reasons missing-image (nothing holds it, or only outside the image folder,
-                through a link), image-name-too-long (for a file, and no archive holds it), file-too-large,
-                unreadable-image (the system refuses), damaged-archive-member, encrypted-archive-member,
-                unsupported-compression, out-of-memory.
+            ImageError: with one of the reasons missing-image (nothing holds it), not-a-file (a folder, a device, a link
+                in an archive ...), link-outside (of the image folder), image-name-too-long (for a file, and no archive
+                holds it), file-too-large, unreadable-image (the system refuses), damaged-archive-member,
+                encrypted-archive-member, unsupported-compression, out-of-memory.
         """
         too_long: OSError | None = None
+        other: str | None = None
         for folder in self._folders:
             try:
                 data = self._read_file(folder, image)
@@ -126,13 +145,17 @@ class ImageStore:
             else:
                 if data is not None:
                     return data
+                other = other or _no_file(folder / image)
         for archive in self._archives:
             for name in (image, f"images/{image}", image.removeprefix(f"{archive.stem}/")):
                 if name in archive.members:
                     self._check_size(image, archive.size(name))
                     return archive.read(name)
+                other = other or archive.others.get(name)
         if too_long is not None:
             raise ImageError("image-name-too-long", f"no file can have a name of {len(image.encode())} bytes: {image}")
+        if other is not None:
+            raise ImageError("not-a-file", f"{image} is {other}, not a file")
         raise ImageError("missing-image", f"{image} is in no image folder or archive of the source")
 
     def _read_file(self, folder: Path, image: str) -> bytes | None:
@@ -140,8 +163,8 @@ class ImageStore:
         size = file_size(path)
         if size is None:
             return None
-        if not path.resolve().is_relative_to(folder):
-            raise ImageError("missing-image", f"{image} is a link that leaves the image folder")
+        if not leads_inside(path, folder):
+            raise ImageError("link-outside", f"{image} is a link that leaves the image folder")
         self._check_size(image, size)
         return path.read_bytes()
 
@@ -160,6 +183,8 @@ class _Tar:
     def __init__(self, path: Path) -> None:
         self.stem = path.stem
         self.members: dict[str, tuple[int, int]] = {}
+        self.others: dict[str, str] = {}
+        """What is in the archive and no file, by name."""
         self._file: IO[bytes] = path.open("rb")
         try:
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
@@ -168,9 +193,16 @@ class _Tar:
                     if tar.offset <= before:
                         raise tarfile.ReadError(f"the header at byte {member.offset} points backwards")
                     before = tar.offset
-                    if member.isreg():
-                        self.members[member.name.removeprefix("./")] = (member.offset_data, member.size)
+                    name = member.name.removeprefix("./")
+                    if member.isreg() and not member.issparse():
+                        self.members[name] = (member.offset_data, member.size)
+                    else:
+                        self.others[name] = _KINDS.get(member.type, "a special member of the archive")
                     tar.members = []  # type: ignore[attr-defined]  # the library would keep every header in memory
+                # The library takes whatever is no header for the end, and all behind it would merely be missing.
+                self._file.seek(tar.offset)
+                if self._file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                    raise tarfile.ReadError(f"no header at byte {tar.offset}, and no end either")
         except BaseException:
             self._file.close()
             raise
@@ -193,7 +225,16 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         self.stem = path.stem
         self._zip = zipfile.ZipFile(path)
-        self.members = {item.filename.removeprefix("./"): item for item in self._zip.infolist() if not item.is_dir()}
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        self.others: dict[str, str] = {}
+        for item in self._zip.infolist():
+            name, kind = item.filename.removeprefix("./"), stat.S_IFMT(item.external_attr >> 16)
+            if item.is_dir():
+                self.others[name.rstrip("/")] = "a folder"
+            elif kind == stat.S_IFLNK:
+                self.others[name] = "a symbolic link in the archive"
+            else:
+                self.members[name] = item
 
     def size(self, name: str) -> int:
         return self.members[name].file_size
@@ -202,8 +243,10 @@ class _Zip:
         member = self.members[name]
         if member.flag_bits & _ENCRYPTED:
             raise ImageError("encrypted-archive-member", f"{name} needs a password")
+        if self._zip.fp is None:
+            raise RuntimeError("the archive is closed")
         try:
-            return self._zip.read(member)
+            return unpack(self._zip.fp, member)
         except NotImplementedError as error:
             told = f"{name} is packed by method {member.compress_type}: {error}"
             raise ImageError("unsupported-compression", told) from error
@@ -216,8 +259,26 @@ class _Zip:
         self._zip.close()
 
 
+_KINDS = {
+    tarfile.SYMTYPE: "a symbolic link in the archive",
+    tarfile.LNKTYPE: "a hard link in the archive",
+    tarfile.DIRTYPE: "a folder",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.GNUTYPE_SPARSE: "a file with holes, as `tar --sparse` packs it",
+}
 _ENCRYPTED = 0x1
 """Bit 0 of a zip member's flags."""
+
+
+def _no_file(path: Path) -> str | None:
+    """What is at `path` in the place of a file, or None when nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        return "a link to itself" if getattr(error, "errno", None) == errno.ELOOP else None
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
 
 
 def _open_archive(path: Path) -> "_Tar | _Zip":
