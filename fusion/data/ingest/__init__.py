@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fusion.settings import Settings
 
 _BATCH = 20_000
+_BATCH_CHARACTERS = 256 << 20
+"""Of texts in a batch of rows; only a file of very long ones gets there before `_BATCH`."""
 SAMPLES = "samples.parquet"
 REJECTS = "rejects.parquet"
 _MESSAGE = pa.struct([("from", pa.string()), ("value", pa.string())])
@@ -83,7 +85,7 @@ def _write_rows(layout: Layout, folder: Path, chosen: Any, info: SourceInfo) -> 
     """Writes both tables, samples and rejects, batch by batch."""
     rows: list[tuple[int, Row]] = []
     rejects: list[tuple[str, str, str, str]] = []
-    total = 0
+    total = size = 0
     with pq.ParquetWriter(folder / SAMPLES, _SCHEMA, compression="zstd", store_schema=False) as writer:
         for number, record in enumerate(read_records(layout.folder / layout.annotations)):
             if isinstance(chosen, int) and number >= chosen:
@@ -97,9 +99,10 @@ def _write_rows(layout: Layout, folder: Path, chosen: Any, info: SourceInfo) -> 
                 rejects.append((where.sample_id, "ingest", row.reason, row.evidence))
                 continue
             rows.append((number, row))
-            if len(rows) == _BATCH:
+            size += sum(len(message["value"]) for message in row.conversations)
+            if len(rows) == _BATCH or size > _BATCH_CHARACTERS:
                 writer.write_table(_table(rows))
-                rows = []
+                rows, size = [], 0
         if rows or total == len(rejects):
             writer.write_table(_table(rows))
     if not total:

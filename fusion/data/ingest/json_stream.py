@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from fusion.data.errors import IngestError
+from fusion.data.ingest.faults import ValueEnd, check_file, check_start
+from fusion.data.ingest.record import Reject
 
 _CHUNK = 1 << 20
-_LONGEST_RECORD = 64 << 20
-"""Characters. A longer record is taken for a sign of a broken file, so that memory stays bounded."""
+_LONGEST_RECORD = 16 << 20
+"""Characters. A longer record is passed over and becomes a reject, so that memory stays bounded."""
 
 
 def read_records(path: Path) -> Iterator[Any]:
-    """Every record of a JSON array or JSON-lines file, in order.
+    """Every record of a JSON array or JSON-lines file, in order; a `Reject` for one that is valid, but unreadable.
 
     Raises:
         IngestError: the file is missing, not UTF-8 or not valid JSON; the message names file, line and byte.
     """
-    try:
-        with path.open("rb") as file:
-            yield from _Stream(path, file).records()
-    except FileNotFoundError:
-        raise IngestError(f"the annotation file {path} is missing") from None
+    check_file(path)
+    with path.open("rb") as file:
+        check_start(path, file.peek(8)[:8])
+        yield from _Stream(path, file).records()
 
 
 class _Stream:
@@ -84,19 +85,34 @@ class _Stream:
                 # Perhaps only the window ends inside the value. A fault well before the window's end is a real one.
                 unterminated = error.msg.startswith("Unterminated string")
                 far = len(self._text) - error.pos > 64 and not unterminated
-                if self._ended or far or len(self._text) - self._at > _LONGEST_RECORD:
+                if self._ended or far:
                     raise self._broken(error.msg, error.pos) from None
+                if len(self._text) - self._at > _LONGEST_RECORD:
+                    return self._pass_over("record-too-long", _TOO_LONG, self._broken(error.msg, error.pos))
             except RecursionError:
-                raise self._broken("values are nested too deeply", self._at) from None
+                told = "values are nested too deeply"
+                return self._pass_over("nested-too-deeply", told, self._broken(told, self._at))
             except ValueError:
                 # Python turns no longer text into a number; no annotation needs one.
-                raise self._broken("a number has more than 4300 digits", self._at) from None
+                told = "a number has more than 4300 digits"
+                return self._pass_over("number-too-long", told, self._broken(told, self._at))
             else:
                 # A number at the window's end may go on; objects, arrays and strings are closed.
                 if end < len(self._text) or self._ended:
-                    self._at = end
-                    return value
+                    length, self._at = end - self._at, end
+                    return value if length <= _LONGEST_RECORD else Reject("record-too-long", _TOO_LONG)
             self._read(max(_CHUNK, len(self._text) - self._at))
+
+    def _pass_over(self, reason: str, told: str, broken: IngestError) -> Reject:
+        """Goes to the end of a value that cannot be used; raises `broken` when it has none."""
+        end = ValueEnd()
+        while (at := end.find(self._text, self._at)) is None:
+            self._at = len(self._text)
+            if self._ended:
+                raise broken
+            self._read(_CHUNK)
+        self._at = at
+        return Reject(reason, told)
 
     def _peek(self) -> str:
         if self._at == len(self._text):
@@ -127,7 +143,9 @@ class _Stream:
             # Up to three bytes of a character may be in the next chunk.
             if self._ended or len(data) - error.start > 3:
                 where = self._bytes_dropped + len(self._text.encode()) + error.start
-                raise IngestError(f"{self._path} is not UTF-8 at byte {where} (0-based): {error.reason}") from None
+                raise IngestError(
+                    f"{self._path} is not UTF-8 at byte {where} (0-based): {error.reason}; save it as UTF-8"
+                ) from None
             self._text += data[: error.start].decode("utf-8")
             self._rest = data[error.start :]
 
@@ -140,4 +158,5 @@ class _Stream:
         )
 
 
+_TOO_LONG = f"more than {_LONGEST_RECORD} characters"
 _DECODER = json.JSONDecoder()

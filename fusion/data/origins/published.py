@@ -6,6 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from fusion.data.errors import IngestError
+from fusion.data.ingest.faults import check_file
 from fusion.data.ingest.origin import Layout, PublishedOrigin
 
 
@@ -27,8 +28,7 @@ class Published(PublishedOrigin):
         base = Path(folder)
         if not base.is_dir():
             raise IngestError(f"data.roots in params.yaml names {base}, which is not a folder")
-        if not (base / self.file).is_file():
-            raise IngestError(f"the annotation file {base / self.file} is missing")
+        check_file(base / self.file)
         return Layout(base, {"kind": "folder"}, self.file, self._images(base))
 
     def _images(self, base: Path) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from fusion.data.errors import IngestError
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.origin import Layout, PublishedOrigin
+from fusion.data.ingest.record import Reject
 
 SCRATCH = Path("scratch/tables")
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -160,6 +161,8 @@ class Table(PublishedOrigin):
     def _records(self, table: Path) -> Iterator[Any]:
         missing, keys = set(self.columns()), set[str]()
         for number, row in enumerate(self._rows(table)):
+            if isinstance(row, Reject):
+                raise IngestError(f"{table}: row {number}: {row.reason}: {row.evidence}; take it out")
             if not isinstance(row, dict):
                 yield row  # ingest rejects it with this reason
                 continue
