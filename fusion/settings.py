@@ -45,6 +45,7 @@ class Data(Section):
     roots: dict[str, str] = {}
     shard_size_mb: float = Field(gt=0)
     workers: PositiveInt
+    save_seconds: float = Field(ge=0)
     max_image_pixels: PositiveInt
 
 

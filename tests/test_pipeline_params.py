@@ -27,6 +27,7 @@ from fusion.train.recipe import make_recipe
 VARIANT = "micro"
 NO_PARAMS = {
     "data.roots": "where data lies on this machine; what it is, ingest writes down by hash",
+    "data.save_seconds": "how often unfinished work is saved",
     "data.workers": "how many processes share the work; the result is the same",
 }
 """Settings that a stage reads and that outputs do not depend on."""

@@ -1,10 +1,13 @@
 """A source that is published on the Hub: pinned, checked, and continued after a broken download."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,6 +20,7 @@ import pytest
 
 from benchmarks.kills import Job
 from fusion.data.errors import IngestError
+from fusion.data.ingest.hub import LARGE
 from fusion.data.origins import published
 from fusion.hashing import file_sha256
 from tests.data.workshop import DATASET, Workshop, picture, sample
@@ -111,19 +115,27 @@ def test_a_killed_download_continues(workshop: Workshop, hub: Hub, tmp_path: Pat
             go_on.wait(60)
 
     hub.repositories[REPO].halfway = halfway
+    # Large enough to be continued.
+    with tarfile.open(workshop.published / "s.tar", "a") as tar:
+        info = tarfile.TarInfo("filler")
+        info.size = LARGE
+        tar.addfile(info, io.BytesIO(bytes(info.size)))
     assert workshop.catalog
     arguments = {"dataset": DATASET, "source": "s"}
     job = Job("fusion.data.ingest:ingest_source", str(workshop.folder), arguments, {"roots": {}})
     command = [sys.executable, "-m", "benchmarks.kills", json.dumps([asdict(job), None])]
-    with subprocess.Popen(command) as process:
+    shutil.copy("params.yaml", workshop.folder)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen(command, cwd=workshop.folder, env=environment) as process:
         assert half.wait(60)
-        _until(lambda: any(path.stat().st_size for path in tmp_path.glob("cache/**/*.incomplete")))
+        _until(lambda: any(path.stat().st_size for path in tmp_path.glob("cache/**/*.partial")))
         os.kill(process.pid, signal.SIGKILL)
     go_on.set()
     assert not (workshop.folder / "data/raw" / DATASET / "s").exists()
     assert workshop.ingest("s")["row"].to_list() == [0, 1, 2]
     continued = [start for name, start in hub.ranges if name == "s.tar" and start]
-    assert continued and continued[0] <= (workshop.published / "s.tar").stat().st_size // 2 + 1
+    assert continued and 0 < continued[0] <= LARGE // 2 + 100_000
+    assert not list(tmp_path.glob("cache/**/*.partial"))
     table = pl.read_parquet(workshop.folder / "data/raw" / DATASET / "s/samples.parquet")
     assert table["image"].to_list() == ["0.png", "1.png", "2.png"]
 

@@ -41,8 +41,8 @@ def small(workshop: Workshop) -> Workshop:
 
 
 def _run(workshop: Workshop, stage: str, kills: list[Kill], workers: int = 1) -> int:
-    arguments = {"dataset": DATASET, "source": "s", "save_seconds": 0.0}
-    data = {**workshop.settings.data.model_dump(), "workers": workers}
+    data = {**workshop.settings.data.model_dump(), "save_seconds": 0.0, "workers": workers}
+    arguments = {"dataset": DATASET, "source": "s"}
     return run_killed(Job(STAGES[stage], str(workshop.folder), arguments, data), kills)
 
 
@@ -119,13 +119,15 @@ def test_what_is_done_is_not_done_again(small: Workshop, monkeypatch: pytest.Mon
 
     prepare = module.Preparer.prepare
     catalog = small.catalog
-    arguments = {"dataset": DATASET, "source": "s", "root": small.folder, "save_seconds": 0.0}
+    arguments = {"dataset": DATASET, "source": "s", "root": small.folder}
+    data = small.settings.data.model_copy(update={"save_seconds": 0.0})
+    settings = small.settings.model_copy(update={"data": data})
     monkeypatch.setattr(module.Preparer, "prepare", fails_late)
     with pytest.raises(RuntimeError, match="killed"):
-        shard_source(small.settings, catalog, **arguments)  # type: ignore[arg-type]
+        shard_source(settings, catalog, **arguments)  # type: ignore[arg-type]
     seen: list[object] = []
     monkeypatch.setattr(module.Preparer, "prepare", lambda self, *row: seen.append(row[0]) or prepare(self, *row))
-    shard_source(small.settings, catalog, **arguments)  # type: ignore[arg-type]
+    shard_source(settings, catalog, **arguments)  # type: ignore[arg-type]
     assert seen[0] == 200
 
 
@@ -140,23 +142,23 @@ def test_changed_inputs_start_anew_and_leave_no_old_state(small: Workshop):
 
 
 def test_a_save_is_all_that_counts(tmp_path: Path):
-    with Resumable(tmp_path, {"a": 1}) as work:
+    with Resumable(tmp_path, {"a": 1}, 60.0) as work:
         work.append("grows").write(b"kept")
         work.save({"done": 1})
         work.append("grows").write(b" and lost")
         work.append("new").write(b"lost")
         with pytest.raises(DataError, match="another process is at the same work"):
-            Resumable(tmp_path, {"a": 1})
-    with Resumable(tmp_path, {"a": 1}) as work:
+            Resumable(tmp_path, {"a": 1}, 60.0)
+    with Resumable(tmp_path, {"a": 1}, 60.0) as work:
         assert work.state == {"done": 1}
         assert work.path("grows").read_bytes() == b"kept"
         assert not work.path("new").exists()
         work.append("grows").write(b" and more")
         work.save({"done": 2})
         os.truncate(work.path("grows"), 5)
-    with Resumable(tmp_path, {"a": 1}) as work:
+    with Resumable(tmp_path, {"a": 1}, 60.0) as work:
         assert work.state == {} and not work.path("grows").exists()
-    with Resumable(tmp_path, {"a": 2}) as work:
+    with Resumable(tmp_path, {"a": 2}, 60.0) as work:
         assert work.state == {}
         assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [work.folder.name]
     work.delete()

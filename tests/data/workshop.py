@@ -50,7 +50,7 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.published = folder / "published"
-        self.published.mkdir()
+        self.published.mkdir(parents=True)
         self.sources: dict[str, dict[str, Any]] = {}
         self.benchmarks: dict[str, Any] = {}
         self.contamination: list[str] = []
@@ -130,6 +130,10 @@ class Workshop:
     def shard(self, name: str) -> pl.DataFrame:
         """Ingests and shards a source; returns its index."""
         self.ingest(name)
+        return self.shard_only(name)
+
+    def shard_only(self, name: str) -> pl.DataFrame:
+        """Shards what is ingested of a source; returns its index."""
         shard_source(self.settings, self.catalog, dataset=DATASET, source=name, root=self.folder)
         return pl.read_parquet(self.folder / "data/index" / DATASET / name / "index.parquet")
 

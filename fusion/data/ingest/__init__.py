@@ -26,7 +26,7 @@ from fusion.data.ingest.sampling import chosen_rows, needs_count
 from fusion.data.store.folders import output_folder
 from fusion.data.store.growing import write_row_groups
 from fusion.data.store.ledger import write_grown_ledger
-from fusion.data.store.resume import SAVE_SECONDS, Resumable, code_sha256
+from fusion.data.store.resume import Resumable, code_sha256
 from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.progress import Progress
@@ -48,7 +48,6 @@ def ingest_source(
     dataset: str,
     source: str,
     root: Path = Path("."),
-    save_seconds: float = SAVE_SECONDS,
 ) -> Path:
     """Ingests one source; returns its folder.
 
@@ -56,7 +55,6 @@ def ingest_source(
         settings, catalog: what params.yaml and data/catalog/ say.
         dataset, source: which source.
         root: the project's folder.
-        save_seconds: at most about so much work is done again after a kill.
 
     Raises:
         IngestError: the source is not there, its annotation file is not valid JSON, or nothing is left of it.
@@ -79,7 +77,7 @@ def ingest_source(
             "sampling": entry.sampling,
             "seed": settings.run.seed,
         }
-        with Resumable(root / "scratch/ingest" / dataset / source, inputs, save_seconds) as work:
+        with Resumable(root / "scratch/ingest" / dataset / source, inputs, settings.data.save_seconds) as work:
             count = work.remember("rows", lambda: _count(layout, name)) if needs_count(entry.sampling) else None
             chosen = chosen_rows(entry.sampling, count, settings.run.seed, name)
             grow_rows(layout, chosen, dataset, source, work)

@@ -1,20 +1,18 @@
 """A source in the published layout: in a local folder, or on the Hub at a pinned revision."""
 
 import glob
-import json
-import re
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from fusion.data.errors import IngestError
+from fusion.data.ingest.faults import check_file
+from fusion.data.ingest.hub import fetch_large, list_files
 from fusion.data.ingest.origin import Layout, PublishedOrigin
-from fusion.files import write_json
 
 SCRATCH = Path("scratch/hub")
 """Listings of Hub revisions: a commit does not change, so each is asked for once."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Published(PublishedOrigin):
@@ -35,8 +33,7 @@ class Published(PublishedOrigin):
         base = Path(folder)
         if not base.is_dir():
             raise IngestError(f"data.roots in params.yaml names {base}, which is not a folder")
-        if not (base / self.file).is_file():
-            raise IngestError(f"the annotation file {base / self.file} is missing")
+        check_file(base / self.file)
         return Layout(base, {"kind": "folder"}, self.file, self._images(base), (self.file,))
 
     def _images(self, base: Path) -> tuple[str, ...]:
@@ -55,6 +52,7 @@ class Published(PublishedOrigin):
         from huggingface_hub.errors import (
             HfHubHTTPError,
             HFValidationError,
+            HTTPError,
             LocalEntryNotFoundError,
             RevisionNotFoundError,
         )
@@ -62,10 +60,12 @@ class Published(PublishedOrigin):
         where = f"{self.repo}@{self.revision}"
         patterns = [pattern for name in (self.file, *self.images) for pattern in _patterns(name)]
         try:
-            listed = _listing(self.repo, self.revision)
+            listed = list_files(self.repo, self.revision, SCRATCH)
             if self.file not in listed:
                 raise IngestError(f"{where} has no file {self.file}")
-            # A download that was broken off is continued by the library, file by file.
+            inside = tuple(f"{name}/" for name in self.images)
+            wanted = [name for name in listed if name in (self.file, *self.images) or name.startswith(inside)]
+            fetch_large(self.repo, self.revision, listed, wanted)
             base = Path(
                 snapshot_download(self.repo, repo_type="dataset", revision=self.revision, allow_patterns=patterns)
             )
@@ -74,39 +74,21 @@ class Published(PublishedOrigin):
                 f"{where}: the Hub has no such revision (any more): its history was rewritten, or the commit is "
                 "mistyped. Pin one that is there as `revision` in data/catalog/"
             ) from error
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        except (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise IngestError(f"{where} cannot be downloaded: {error}") from error
         if not (base / self.file).is_file():
             raise IngestError(f"{where} has no file {self.file}")
         location = {"kind": "hub", "repo": self.repo, "revision": self.revision}
-        return Layout(base, location, self.file, self._images(base), (self.file,), listed)
+        return Layout(
+            base,
+            location,
+            self.file,
+            self._images(base),
+            (self.file,),
+            {name: file.sha256 for name, file in listed.items()},
+        )
 
 
 def _patterns(name: str) -> tuple[str, str]:
     """A file of that name, and all files in a folder of that name."""
     return glob.escape(name), f"{glob.escape(name)}/**"
-
-
-def _listing(repo: str, revision: str) -> dict[str, str | None]:
-    """The files of a data set at a commit, each with its sha256 where the Hub says one (files stored apart from git).
-
-    Raises:
-        IngestError: the revision is a branch or tag, which may be another one tomorrow.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
-    if not _COMMIT.fullmatch(revision):
-        commit = HfApi().dataset_info(repo, revision=revision).sha
-        raise IngestError(
-            f"{repo}@{revision}: a branch or tag can move. Pin the commit that it means now: `revision: {commit}` in "
-            "data/catalog/"
-        )
-    saved = SCRATCH / repo.replace("/", "--") / f"{revision}.json"
-    if saved.is_file():
-        listed: dict[str, str | None] = json.loads(saved.read_text(encoding="utf-8"))
-        return listed
-    tree = HfApi().list_repo_tree(repo, recursive=True, revision=revision, repo_type="dataset")
-    listed = {each.path: each.lfs.sha256 if each.lfs else None for each in tree if isinstance(each, RepoFile)}
-    write_json(listed, saved)
-    return listed

@@ -16,6 +16,8 @@ from fusion.hashing import canonical_json
 
 RawRow = tuple[int, str | None, list[Message]]
 """Row in the annotation file, picture, conversation."""
+_LONGEST_FAULT = 1000
+"""Characters. What is wrong with a conversation may repeat parts of it, and there may be a million of them."""
 _BYTES_PER_PIXEL = 4
 """No picture file may be larger than its pixels would be undecoded."""
 
@@ -110,7 +112,7 @@ class Preparer:
                 columns |= {f"text_tokens_{key}": count.text, f"instruct_tokens_{key}": count.instruct}
             except SampleError as error:
                 # Readable, but not to be trained on: curation's schema block rejects it with this reason.
-                columns["structure"] = f"{error.reason.replace('_', '-')}: {error.message}"
+                columns["structure"] = f"{error.reason.replace('_', '-')}: {error.message}"[:_LONGEST_FAULT]
                 columns |= {f"text_tokens_{key}": 0, f"instruct_tokens_{key}": 0}
         return columns
 

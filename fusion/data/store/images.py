@@ -1,9 +1,13 @@
 """Pictures read where they lie: in folders, or in tar and zip archives without unpacking them."""
 
 import errno
+import lzma
 import os
 import stat
+import struct
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +16,8 @@ from typing import IO
 import numpy as np
 
 from fusion.data.errors import DataError
-from fusion.data.store.members import Table, find, make_table
-from fusion.data.store.zips import ZipError, ZipFile
+from fusion.data.store.members import Member, Table, find, make_table
+from fusion.data.store.zips import EncryptedError, ZipFile
 
 ARCHIVES = (".tar", ".zip")
 """Archives from which a member can be read in place."""
@@ -21,8 +25,20 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """Archives from which it cannot: every read would decompress all that comes before."""
 
 
-# What damage in an archive's headers makes the readers raise.
-_DAMAGE = (EOFError, LookupError, OSError, OverflowError, RuntimeError, ValueError, tarfile.TarError, ZipError)
+# What the archive libraries raise for damage, depending on where it is: in a header, in packed data, at a cut.
+_DAMAGE = (
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -38,7 +54,8 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
     """The image folders and archives that `images` names below `folder`, archives inside the folders included.
 
     Raises:
-        DataError: one of them is missing, or is an archive that cannot be read in place.
+        DataError: one of them is missing, is an archive that cannot be read in place, no file at all, or, where it was
+            found inside a folder and not named, a link that leaves `folder`.
     """
     found: list[Path] = []
     for name in images:
@@ -46,13 +63,18 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
         if path.is_dir():
             inside = sorted(item for item in path.iterdir() if item.name.endswith((*ARCHIVES, *COMPRESSED)))
             found += [path, *inside]
-        elif path.is_file():
+            for item in inside:
+                if not leads_inside(item, folder):
+                    raise DataError(f"{item} is a link that leaves {folder}: name what it points to as `images`")
+        elif os.path.lexists(path):
             found.append(path)
         else:
             raise DataError(
                 f"{path} is missing: the pictures of this source were expected there, as a folder or an archive"
             )
     for path in found:
+        if not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path} is no ordinary file, but a pipe, a device or a link to nothing: take it away")
         if path.is_file() and path.name.endswith(COMPRESSED):
             raise DataError(
                 f"{path} is a compressed tar, which cannot be read in place: repack it as a plain .tar (gunzip)"
@@ -60,6 +82,17 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
         if path.is_file() and not path.name.endswith(ARCHIVES):
             raise DataError(f"{path} is neither a folder nor a .tar or .zip archive")
     return found
+
+
+def leads_inside(path: Path, folder: Path) -> bool:
+    """Whether `path`, its links followed, lies in `folder`.
+
+    A snapshot of the Hub's cache is a folder of links to files in `blobs` beside it, which count as being inside.
+    """
+    real, whole = path.resolve(), folder.resolve()
+    snapshot = next((parent for parent in (whole, *whole.parents) if parent.parent.name == "snapshots"), None)
+    blobs = snapshot.parent.parent / "blobs" if snapshot else None
+    return real.is_relative_to(whole) or (blobs is not None and real.is_relative_to(blobs))
 
 
 def file_size(path: Path) -> int | None:
@@ -112,12 +145,13 @@ class ImageStore:
         """The bytes of the picture `image`.
 
         Raises:
-            ImageError: with one of the reasons missing-image (nothing holds it, or only outside the image folder,
-                through a link), image-name-too-long (for a file, and no archive holds it), file-too-large,
-                unreadable-image (the system refuses), damaged-archive-member, encrypted-archive-member,
-                unsupported-compression, out-of-memory.
+            ImageError: with one of the reasons missing-image (nothing holds it), not-a-file (a folder, a device, a link
+                in an archive ...), link-outside (of the image folder), image-name-too-long (for a file, and no archive
+                holds it), file-too-large, unreadable-image (the system refuses), damaged-archive-member,
+                encrypted-archive-member, unsupported-compression, out-of-memory.
         """
         too_long: OSError | None = None
+        other: str | None = None
         for folder in self._folders:
             try:
                 data = self._read_file(folder, image)
@@ -128,29 +162,34 @@ class ImageStore:
             else:
                 if data is not None:
                     return data
+                other = other or _no_file(folder / image)
         if (member := self._find(image)) is not None:
-            archive, place, size = member
-            self._check_size(image, size)
-            return _read_member(self._archives[archive], image, place, size)
+            if member.kind is None:
+                self._check_size(image, member.size)
+                return _read_member(self._archives[member.archive], image, member)
+            other = other or member.kind
         if too_long is not None:
             raise ImageError("image-name-too-long", f"no file can have a name of {len(image.encode())} bytes: {image}")
+        if other is not None:
+            raise ImageError("not-a-file", f"{image} is {other}, not a file")
         raise ImageError("missing-image", f"{image} is in no image folder or archive of the source")
 
-    def _find(self, image: str) -> tuple[int, int, int] | None:
-        """Archive, place and size of a picture: of the first archive that has it by one of its three names."""
+    def _find(self, image: str) -> Member | None:
+        """The first archive's member that has one of the picture's three names; files before what is none."""
         found = [find(self._table, name) for name in (image, f"images/{image}")]
         stem, _, rest = image.partition("/")
         if rest and stem in self._stems:
             found += [find(self._table, rest, only=number) for number in self._stems[stem]]
-        return min((member for member in found if member is not None), key=lambda member: member[0], default=None)
+        there = (member for member in found if member is not None)
+        return min(there, key=lambda member: (member.kind is not None, member.archive), default=None)
 
     def _read_file(self, folder: Path, image: str) -> bytes | None:
         path = folder / image
         size = file_size(path)
         if size is None:
             return None
-        if not path.resolve().is_relative_to(folder):
-            raise ImageError("missing-image", f"{image} is a link that leaves the image folder")
+        if not leads_inside(path, folder):
+            raise ImageError("link-outside", f"{image} is a link that leaves the image folder")
         self._check_size(image, size)
         return path.read_bytes()
 
@@ -195,15 +234,26 @@ class _Tar:
         self._file.close()
 
 
-def _read_member(archive: _Tar | ZipFile, image: str, place: int, size: int) -> bytes:
+def _read_member(archive: _Tar | ZipFile, image: str, member: Member) -> bytes:
     try:
-        return archive.read(place) if isinstance(archive, ZipFile) else archive.read(place, size)
-    except ZipError as error:
-        raise ImageError(error.reason, str(error)) from error
+        return archive.read(member.place) if isinstance(archive, ZipFile) else archive.read(member.place, member.size)
+    except EncryptedError as error:
+        raise ImageError("encrypted-archive-member", str(error)) from error
+    except NotImplementedError as error:
+        raise ImageError("unsupported-compression", f"{image}: {error}") from error
     except MemoryError as error:
         raise ImageError("out-of-memory", f"{image} cannot be unpacked with the memory there is") from error
-    except (OSError, OverflowError, ValueError) as error:
+    except _DAMAGE as error:
         raise ImageError("damaged-archive-member", f"{image}: {type(error).__name__}: {error}") from error
+
+
+def _no_file(path: Path) -> str | None:
+    """What is at `path` in the place of a file, or None when nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        return "a link to itself" if getattr(error, "errno", None) == errno.ELOOP else None
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
 
 
 @contextmanager

@@ -20,8 +20,6 @@ from typing import IO, Any, Self
 from fusion.data.errors import DataError
 from fusion.hashing import file_sha256, json_sha256
 
-SAVE_SECONDS = 20.0
-"""Work that may be lost. A save costs a flush of what was written to the disk."""
 _STATE = "state.json"
 _LOCK = ".lock"
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -33,13 +31,13 @@ class Resumable:
     `state` is what the last `save` was given, {} at the start. Names of files are relative to the state's folder.
     """
 
-    def __init__(self, place: Path, inputs: Mapping[str, Any], save_seconds: float = SAVE_SECONDS) -> None:
+    def __init__(self, place: Path, inputs: Mapping[str, Any], save_seconds: float) -> None:
         """Opens the state of these `inputs` in `place`, and removes that of any others.
 
         Args:
             place: the folder in scratch/ that belongs to this piece of work alone.
             inputs: everything that decides the result, as JSON can say it.
-            save_seconds: how often `due` says so.
+            save_seconds: how often `due` says so. A save costs a flush of what was written to the disk.
 
         Raises:
             DataError: another process is at the same work.
@@ -77,6 +75,10 @@ class Resumable:
         file.flush()
         self._closed[name] = file.tell()
         file.close()
+
+    def adopt(self, name: str) -> None:
+        """The next save has the file `name` as it is now, although it was not written through `append`."""
+        self._closed[name] = self.path(name).stat().st_size
 
     def make(self, name: str, write: Callable[[IO[bytes]], None]) -> Path:
         """The file `name`: what `write` writes into it, made once, however often the work is killed after that."""
