@@ -47,14 +47,14 @@ class Job:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def run_killed(job: Job, kills: Iterable[Kill], timeout: float = 300.0) -> int:
+def run_killed(job: Job, kills: Iterable[Kill], to_the_end: bool = True, timeout: float = 300.0) -> int:
     """Runs `job` once for each of `kills`, and then to its end; returns how many of the kills came before the end.
 
     Raises:
         RuntimeError: a start failed by itself, a process of a killed one lived on, or `timeout` seconds passed.
     """
     hits = 0
-    for kill in [*kills, None]:
+    for kill in [*kills, *([None] if to_the_end else [])]:
         command = [sys.executable, "-m", "benchmarks.kills", json.dumps([asdict(job), kill and asdict(kill)])]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
             _, told = process.communicate(timeout=timeout)
