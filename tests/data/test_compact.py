@@ -136,7 +136,7 @@ def test_killed_at_any_moment_it_ends_the_same_and_loses_nothing(curated: Worksh
     shutil.copytree(kept, curated.folder / "data", symlinks=True)
     data = {**curated.settings.data.model_dump(), "save_seconds": 0.0}
     job = Job("fusion.data.sharding.compact:compact_dataset", str(curated.folder), {"dataset": DATASET}, data)
-    for event in (60, 130, 150):
+    for event in (60, 130, 40):
         assert run_killed(job, [Kill(event=event)], to_the_end=False)
         assert _contents(curated, _manifest(curated)) == contents
     run_killed(job, [])

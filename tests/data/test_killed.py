@@ -18,7 +18,7 @@ from fusion.data.store.resume import Resumable
 from fusion.hashing import file_sha256
 from tests.data.workshop import DATASET, Workshop, picture, sample, talk
 
-ROWS = 240
+ROWS = 160
 STAGES = {"ingest": "fusion.data.ingest:ingest_source", "shard": "fusion.data.sharding.shards:shard_source"}
 
 
@@ -41,7 +41,7 @@ def small(workshop: Workshop) -> Workshop:
 
 
 def _run(workshop: Workshop, stage: str, kills: list[Kill], workers: int = 1) -> int:
-    data = {**workshop.settings.data.model_dump(), "save_seconds": 0.0, "workers": workers}
+    data = {**workshop.settings.data.model_dump(), "save_seconds": 0.02, "workers": workers}
     arguments = {"dataset": DATASET, "source": "s"}
     return run_killed(Job(STAGES[stage], str(workshop.folder), arguments, data), kills)
 
@@ -68,7 +68,7 @@ def test_killed_stages_end_with_the_same_bytes(small: Workshop):
     expected = _undisturbed(small)
     chance = random.Random(5)
     for stage in STAGES:
-        kills = [Kill(event=chance.randint(1, 400)) for _ in range(2)] + [Kill(seconds=chance.random() / 8)]
+        kills = [Kill(event=chance.randint(1, 120)), Kill(seconds=chance.random() / 8)]
         assert _run(small, stage, kills) >= 1
         assert not _left_behind(small)
     assert _hashes(small) == expected
@@ -111,7 +111,7 @@ def test_what_is_done_is_not_done_again(small: Workshop, monkeypatch: pytest.Mon
     small.ingest("s")
 
     def fails_late(self: object, *row: object) -> object:
-        if row[0] == 200:
+        if row[0] == 150:
             raise RuntimeError("killed")
         return prepare(self, *row)
 
@@ -128,7 +128,7 @@ def test_what_is_done_is_not_done_again(small: Workshop, monkeypatch: pytest.Mon
     seen: list[object] = []
     monkeypatch.setattr(module.Preparer, "prepare", lambda self, *row: seen.append(row[0]) or prepare(self, *row))
     shard_source(settings, catalog, **arguments)  # type: ignore[arg-type]
-    assert seen[0] == 200
+    assert seen[0] == 150
 
 
 def test_changed_inputs_start_anew_and_leave_no_old_state(small: Workshop):
