@@ -10,6 +10,9 @@ import pytest
 
 from benchmarks.kills import Job, Kill, run_killed
 from fusion.data.errors import DataError
+from fusion.data.explain.page import write_examples
+from fusion.data.explain.story import explain_sample
+from fusion.data.explain.tell import tell
 from fusion.data.sharding.compact import compact_dataset
 from fusion.data.stream.order import TrainingOrder
 from fusion.hashing import file_sha256
@@ -141,3 +144,14 @@ def test_killed_at_any_moment_it_ends_the_same_and_loses_nothing(curated: Worksh
         assert _contents(curated, _manifest(curated)) == contents
     run_killed(job, [])
     assert _tree(curated, "shards", "index", "manifests") == expected
+
+
+def test_what_was_taken_out_can_still_be_explained(curated: Workshop, tmp_path: Path):
+    ledger = pl.read_parquet(curated.folder / "data/manifests" / DATASET / "ledger.parquet")
+    rejected = ledger.filter(~pl.col("block").is_in(["ingest", "shard"]))["sample_id"].to_list()
+    _compact(curated)
+    for sample_id in rejected:
+        story = explain_sample(curated.settings, curated.catalog, DATASET, sample_id, root=curated.folder)
+        assert story["decision"] == "dropped" and tell(story)
+    write_examples(curated.settings, curated.catalog, DATASET, tmp_path / "page.html", 3, root=curated.folder)
+    assert (tmp_path / "page.html").is_file()

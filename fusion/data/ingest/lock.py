@@ -9,9 +9,10 @@ from fusion.data.errors import DataError, IngestError
 from fusion.data.ingest.origin import Layout, PublishedOrigin
 from fusion.data.store.images import file_size, find_containers
 from fusion.data.store.resume import Resumable
-from fusion.hashing import file_sha256
+from fusion.progress import Progress
 
 LOCK = "images.lock.json"
+_BLOCK = 1 << 20
 
 
 def lock_images(layout: Layout, used: Callable[[], Iterable[str]], work: Resumable) -> dict[str, Any]:
@@ -41,13 +42,23 @@ def lock_images(layout: Layout, used: Callable[[], Iterable[str]], work: Resumab
 def _content(layout: Layout, name: str, work: Resumable) -> dict[str, Any]:
     path = layout.folder / name
     facts = path.stat()
-    sha256 = work.remember(f"sha256 {name} {facts.st_size} {facts.st_mtime_ns}", lambda: file_sha256(path))
+    sha256 = work.remember(f"sha256 {name} {facts.st_size} {facts.st_mtime_ns}", lambda: _sha256(path, name))
     if (told := layout.sha256.get(name)) not in (None, sha256):
         raise IngestError(
             f"{path} has the sha256 {sha256}, but was published with {told}: its download is damaged. Delete "
             f"{path.resolve()} and run the same command again"
         )
     return {"bytes": facts.st_size, "sha256": sha256}
+
+
+def _sha256(path: Path, name: str) -> str:
+    """As `file_sha256`, told about: an archive may take many minutes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file, Progress(f"hash {name}", "bytes", path.stat().st_size) as progress:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            progress.advance(len(block))
+    return digest.hexdigest()
 
 
 def _listing(folder: Path, names: Iterable[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ source is row n of the table, header not counted. The copy lies in scratch/table
 
 import csv
 import difflib
+import fcntl
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ SCRATCH = Path("scratch/tables")
 _JSON = (".json", ".jsonl", ".ndjson")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _MARKER = "<image>"
+_UNFINISHED = ".unfinished-"
 _SHOWN = 20
 _MANY_KEYS = 1000
 _BATCH = 1000
@@ -91,12 +93,14 @@ class Table(PublishedOrigin):
         if made.is_file():
             return made
         made.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=made.parent)
-        os.close(handle)
+        _remove_abandoned(folder)
+        handle, name = tempfile.mkstemp(dir=made.parent, prefix=_UNFINISHED)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             self._write(table, Path(name))
             os.replace(name, made)
         finally:
+            os.close(handle)
             Path(name).unlink(missing_ok=True)
         for older in folder.glob("*/*.jsonl"):
             if older != made:
@@ -185,6 +189,17 @@ class Table(PublishedOrigin):
         if missing and keys:
             name = min(missing)
             raise IngestError(f"no row of {table} has `{name}`{_near(name, sorted(keys))}")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes copies whose writers were killed: nobody holds their locks any more."""
+    for path in folder.glob(f"*/{_UNFINISHED}*"):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            path.unlink(missing_ok=True)
 
 
 def _as_text(value: Any) -> Any:
