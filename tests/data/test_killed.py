@@ -13,7 +13,6 @@ from benchmarks.kills import Job, Kill, run_killed
 from fusion.data.errors import DataError
 from fusion.data.ingest import ingest_source
 from fusion.data.sharding.shards import shard_source
-from fusion.data.store.growing import GrowingTable, read_batches
 from fusion.data.store.resume import Resumable
 from fusion.hashing import file_sha256
 from tests.data.workshop import DATASET, Workshop, picture, sample, talk
@@ -163,21 +162,3 @@ def test_a_save_is_all_that_counts(tmp_path: Path):
         assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [work.folder.name]
     work.delete()
     assert not tmp_path.exists()
-
-
-def test_a_growing_table_cut_behind_a_batch_is_a_table(tmp_path: Path):
-    import pyarrow as pa
-
-    schema = pa.schema([("a", pa.int64()), ("b", pa.string())])
-    ends = []
-    with (tmp_path / "t").open("ab") as file:
-        table = GrowingTable(file, schema)
-        for number in range(3):
-            ends.append(file.tell())
-            table.add(pa.RecordBatch.from_pylist([{"a": number, "b": "x" * number}], schema=schema))
-    for count in (2, 1, 0):
-        os.truncate(tmp_path / "t", ends[count])
-        assert [batch["a"][0].as_py() for batch in read_batches(tmp_path / "t")] == list(range(count))
-    with (tmp_path / "t").open("ab") as file:
-        GrowingTable(file, schema).add(pa.RecordBatch.from_pylist([{"a": 7, "b": None}], schema=schema))
-    assert [batch.to_pylist() for batch in read_batches(tmp_path / "t")] == [[{"a": 7, "b": None}]]

@@ -12,7 +12,8 @@ from typing import IO
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from polars.io.plugins import register_io_source
+
+from fusion.data.store.folders import write_parquet_parts
 
 
 class GrowingTable:
@@ -47,18 +48,9 @@ def write_row_groups(path: Path, target: Path, schema: pa.Schema, rows: int | No
 
 
 def write_frame(path: Path, target: Path, schema: dict[str, pl.DataType]) -> None:
-    """Writes a growing table as `write_parquet` writes a frame of `schema`; memory holds a few row groups of it."""
-
-    def frames(
-        columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, batch_rows: int | None
-    ) -> Iterator[pl.DataFrame]:
-        for batch in read_batches(path):
-            frame = pl.DataFrame(batch, schema=schema)
-            yield frame if columns is None else frame.select(columns)
-
-    register_io_source(frames, schema=schema).sink_parquet(
-        target, compression="zstd", compression_level=3, statistics=True, row_group_size=100_000, maintain_order=True
-    )
+    """Writes a growing table as `write_parquet` writes a frame of `schema`; memory holds a few batches of it."""
+    frames = (pl.DataFrame(batch, schema=schema) for batch in read_batches(path))
+    write_parquet_parts(frames, pl.Schema(schema), target)
 
 
 def _tables(path: Path) -> Iterator[pa.Table]:
