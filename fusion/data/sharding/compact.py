@@ -210,19 +210,19 @@ def _rewrite_manifest(manifest: Path, names: list[str], work: Resumable) -> None
     """Makes the manifest with the places that the new indexes say; all else stays, the order of the rows too."""
     moved = {}
     for name in names:
-        table = pl.scan_parquet(work.path(f"{name}/{INDEX}")).select("row", *_MOVED)
-        moved[name] = table.with_columns(pl.col("shard").cast(pl.Categorical)).collect()
+        moved_to = pl.scan_parquet(work.path(f"{name}/{INDEX}")).select("row", *_MOVED)
+        moved[name] = moved_to.with_columns(pl.col("shard").cast(pl.Categorical)).collect()
     schema = pl.read_parquet_schema(manifest)
     work.path(_GROWING).unlink(missing_ok=True)
     with work.path(_GROWING).open("ab") as file:
-        table = None
+        grown = None
         for batch in pq.ParquetFile(manifest).iter_batches(batch_size=_MANIFEST_BATCH):
             parts = pl.DataFrame(batch, schema=schema).with_row_index("at").partition_by("source", maintain_order=True)
             frame = pl.concat([_moved(part, moved.get(part["source"][0])) for part in parts]).sort("at")
             arrow = frame.select(list(schema)).to_arrow()
-            table = table or GrowingTable(file, arrow.schema)
+            grown = grown or GrowingTable(file, arrow.schema)
             for part in arrow.combine_chunks().to_batches():
-                table.add(part)
+                grown.add(part)
     write_frame(work.path(_GROWING), work.path(MANIFEST), dict(schema))
     work.adopt(MANIFEST)
 
