@@ -97,7 +97,7 @@ def _documented() -> set[str]:
 
 
 def _reasons_in(path: str) -> set[str]:
-    """The reason codes that a file gives: what stands first in Reject, ImageError and SampleError, and in `reason = `."""
+    """The reason codes that a file gives: first arguments of Reject and its like, and values of `reason`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
         texts: list[ast.expr] = []

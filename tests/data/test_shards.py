@@ -57,13 +57,13 @@ def test_bad_pictures_are_rejected_with_their_own_reasons(workshop: Workshop):
     (workshop.published / "s-images/7.png").symlink_to(workshop.published / "outside.png")
     assert workshop.shard("s")["row"].to_list() == [6]
     assert workshop.rejects("s", "index") == {
-        0: "corrupt-image",
+        0: "unsupported-format",
         1: "truncated-image",
         2: "too-many-pixels",
         3: "empty-image",
         4: "missing-image",
         5: "truncated-image",
-        7: "missing-image",
+        7: "link-outside",
     }
 
 
