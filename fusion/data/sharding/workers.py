@@ -1,11 +1,14 @@
 """Rows through worker processes in order, a bounded number of them in flight."""
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.connection import wait
+from threading import Thread
 
 from fusion.data.errors import DataError
 from fusion.data.ingest.record import Reject
@@ -58,11 +61,20 @@ def _result(task: Task, chunk: list[RawRow], future: "Future[list[Result]]") -> 
 
 def _start(task: Task) -> None:
     global _preparer
+    # A worker whose first process was killed would wait for its next piece of work for ever.
+    Thread(target=_end_with_parent, daemon=True).start()
     try:
         _preparer = Preparer(task)
     except DataError as error:
         # Raised from here it would look like a worker that died; the first piece of work says what it is.
         _preparer = error
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _work(chunk: list[RawRow]) -> list[Result]:
