@@ -15,7 +15,9 @@ import polars as pl
 import pytest
 
 from fusion.data.checkup.told import ADVICE
+from fusion.data.curate.blocks.scores import ScoreBlock
 from fusion.data.explain.rules import RULES
+from fusion.data.kinds import find_classes
 from fusion.hashing import file_sha256
 from tests.data import hostile_archives, hostile_files, hostile_pictures, hostile_records  # noqa: F401  (they add cases)
 from tests.data.hostile import CASES, Case
@@ -116,6 +118,8 @@ def test_every_reason_is_documented_and_every_documented_one_exists():
     shard = _reasons_in("fusion/data/store/images.py") | _reasons_in("fusion/data/store/pixels.py")
     turns = _reasons_in("fusion/model/template.py") | {"control-token-in-text"}
     known = {f"ingest/{reason}" for reason in ingest} | {f"shard/{reason}" for reason in shard}
+    scores = [block for block in find_classes("fusion.data.curate.blocks", ScoreBlock, "name").values()]
+    known |= {f"{block.name}/{block.reason}" for block in scores}
     known |= {f"schema/{reason}" for reason in turns} | {f"{rule.block}/{rule.reason}" for rule in RULES}
     assert _documented() == known
     advised = {reason.replace("_", "-") for reason in ADVICE}
