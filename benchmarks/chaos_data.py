@@ -194,6 +194,8 @@ def run(folder: Path, kills: int, samples: int, seed: int, sources: int = 3, a_r
             for name in ("raw", "shards", "index", "manifests"):
                 shutil.rmtree(folder / "data" / name, ignore_errors=True)
         for step, count in zip(steps, chaos.share(min(kills - done, a_round * len(steps)), steps), strict=True):
+            if older and not count:
+                continue
             if step.name == "stream":
                 shutil.rmtree(folder / "stream", ignore_errors=True)
             chaos.disturbed(step, count, older)
