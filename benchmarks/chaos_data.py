@@ -138,7 +138,7 @@ class Chaos:
     def _left(self, group: int) -> int:
         """Processes of a group that are still there after a while."""
         end = time.perf_counter() + PATIENCE
-        while (left := _alive(group)) and time.perf_counter() < end:
+        while (left := processes_of(group)) and time.perf_counter() < end:
             time.sleep(0.05)
         return left
 
@@ -158,7 +158,7 @@ def _mark(path: Path) -> tuple[int, int] | None:
     return facts.st_ino, facts.st_mtime_ns
 
 
-def _alive(group: int) -> int:
+def processes_of(group: int) -> int:
     """Processes of a process group that run."""
     count = 0
     for entry in Path("/proc").iterdir():
@@ -176,7 +176,7 @@ def _kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         return
-    while _alive(group):
+    while processes_of(group):
         time.sleep(POLL)
 
 

@@ -17,9 +17,10 @@ _MOST_MEMORY = 64 << 20
 
 
 class _Unpacker(Protocol):
-    eof: bool
-    needs_input: bool
-
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
