@@ -240,6 +240,18 @@ _archive_instead(
 )
 
 
+@case({})
+def a_folder_of_archives_on_another_disk(place: Place) -> None:
+    """The entry of the catalog names the folder, so it may be a link; what lies in it may not."""
+    place.records(place.sample(1))
+    disk = place.workshop.folder / "disk"
+    disk.mkdir()
+    (place.images / "pictures.tar").write_bytes(_tar([(_member("1.png"), place.picture(1))]))
+    images = place.images
+    images.rename(disk / images.name)
+    link(images, disk / images.name)
+
+
 @case(r"gone\.tar is missing: the pictures of this source")
 def an_archive_that_is_missing(place: Place) -> None:
     place.records()
