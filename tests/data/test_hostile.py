@@ -32,7 +32,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which all cases were run."""
     folder = tmp_path_factory.mktemp("hostile")
     command = [sys.executable, "-m", "tests.data.hostile_run", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -80,7 +80,7 @@ def test_nothing_outside_is_read_written_or_started(report: dict[str, Any], ran:
 def test_no_input_takes_much_memory_or_time(report: dict[str, Any]):
     """A bomb of 3 GB, a file of 64 GB, captions of 100 MB: imports and all, far below what the stages may take."""
     assert report["peak_mb"] < 700
-    assert max(report["seconds"].values()) < 20
+    assert max(report["seconds"].values()) < 60
 
 
 def _documented() -> set[str]:
