@@ -49,6 +49,22 @@ class Data(Section):
     max_image_pixels: PositiveInt
 
 
+class ImageText(Section):
+    """`model`: a folder or Hub id of a checkpoint that embeds pictures and texts; `min`: the smallest cosine kept."""
+
+    model: str
+    min: float = Field(ge=-1.0, le=1.0)
+
+
+class Scores(Section):
+    """Thresholds of the optional blocks (extra `curation`); null switches one off."""
+
+    languages: list[str] | None
+    max_nsfw: Share | None
+    max_text_share: Share | None
+    image_text: ImageText | None
+
+
 class CurationProfile(Section):
     """Thresholds of the curation blocks for one kind of source; null switches a rule off."""
 
@@ -68,6 +84,7 @@ class CurationProfile(Section):
     contamination_words: int | None = Field(ge=5)
     useless_texts: bool
     max_same_text: PositiveInt | None
+    scores: Scores | None
 
 
 class Curation(Section):

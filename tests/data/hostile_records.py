@@ -86,7 +86,7 @@ row(
 row("a-bell-in-an-answer", "text/control-characters", _answer("no\x07 bell"))
 row("a-nul-in-an-answer", "text/control-characters", _answer("cut\0 here"))
 row("a-text-decoded-wrongly", "text/control-characters", _answer("un\ufffdreadable"))
-row("a-text-turned-around", "text/control-characters", _answer("safe \u202egnp.exe"))
+row("a-text-turned-around", None, _answer("safe \u202egnp.exe"))
 row("an-answer-of-nothing-to-see", "text/answer-too-short", _answer("\u200b\u2060\ufeff"))
 row("a-word-again-and-again", "text/repetition", _answer("buy " * 50))
 row("a-mail-address", "text/pii-email", _answer("write to jane.doe@example.org today"))

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from fusion.errors import FusionError
+from fusion.hashing import file_sha256
 from tests.data import hostile_archives, hostile_files, hostile_pictures, hostile_records  # noqa: F401  (they add cases)
 from tests.data.hostile import CASES, MAX_PIXELS, Case, Place
 from tests.data.hostile_watch import Audit, Kernel
 from tests.data.workshop import DATASET, Workshop, picture
 
-SECONDS = 20
+SECONDS = 60
 """A case that takes longer hangs."""
 
 
@@ -49,6 +50,10 @@ def _outside(folder: Path) -> Path:
     with tarfile.open(outside / "secret.tar", "w") as tar:
         tar.add(outside / "secret.png", "secret.png")
     return outside
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {str(path): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _run(case: Case, place: Place, audit: Audit) -> str | None:
@@ -79,6 +84,7 @@ def main(folder: Path) -> None:
     data = workshop.settings.data.model_copy(update={"max_image_pixels": MAX_PIXELS})
     workshop.settings = workshop.settings.model_copy(update={"data": data})
     outside = _outside(folder)
+    before = _contents(outside)
     kernel = Kernel(outside)
     audit = Audit([workshop.folder], [Path("."), Path(sys.prefix), Path(sys.base_prefix), Path("/usr/share")])
     if len(sys.argv) > 2:
@@ -91,7 +97,6 @@ def main(folder: Path) -> None:
         start = time.perf_counter()
         refused[name] = _run(case, Place(workshop, name, outside), audit)
         seconds[name] = round(time.perf_counter() - start, 3)
-        print(name, seconds[name], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
         if found := [*kernel.seen(), *audit.found]:
             touched[name] = found
         audit.found.clear()
@@ -103,10 +108,13 @@ def main(folder: Path) -> None:
         workshop.curate_only()
     if found := [*kernel.seen(), *audit.found]:
         touched["(curation)"] = found
+    after = _contents(outside)
+    kernel.seen()
     (outside / "secret.png").read_bytes()
     report: dict[str, Any] = {
         "refused": {name: told for name, told in refused.items() if told is not None},
         "touched": touched,
+        "outside_is_as_it_was": before == after,
         "witness_sees": kernel.seen(),
         "seconds": {**seconds, "(curation)": round(time.perf_counter() - start, 3)},
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

@@ -2,9 +2,8 @@
 
 import polars as pl
 
-CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u{202D}\u{202E}\u{FFFD}\u{FFFE}\u{FFFF}]"
-"""Control characters other than tab and line breaks, what decoders write for bytes they could not read, and the two
-marks that make a text read in the other direction than its letters do."""
+CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u{FFFD}\u{FFFE}\u{FFFF}]"
+"""Control characters other than tab and line breaks, and what decoders write for bytes they could not read."""
 _NOT_SEEN = " \t\r\n\u00a0\u00ad\u034f\u180e\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2060\u2800\u3000\u3164\ufeff"
 EMAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
 PHONE = r"(\+[0-9]{1,3}[ .-]?(\([0-9]{1,4}\)[ .-]?)?[0-9]{2,4}([ .-]?[0-9]{2,4}){2,4}|\([0-9]{3}\) ?[0-9]{3}-[0-9]{4})"

@@ -64,7 +64,8 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
             inside = sorted(item for item in path.iterdir() if item.name.endswith((*ARCHIVES, *COMPRESSED)))
             found += [path, *inside]
             for item in inside:
-                if not leads_inside(item, folder):
+                # An image folder may itself be a link, to another disk for example: its entry in the catalog names it.
+                if not (leads_inside(item, path) or leads_inside(item, folder)):
                     raise DataError(f"{item} is a link that leaves {folder}: name what it points to as `images`")
         elif os.path.lexists(path):
             found.append(path)
