@@ -15,19 +15,18 @@ import io
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROWS_PER_SECOND, MEMORY_BYTES = 25_000, 1_000_000_000
-FORMS = ("array", "indented", "lines")
+FORMS, KINDS = ("array", "indented", "lines"), ("tar", "zip")
 DATASET, SOURCE = "made-up", "s"
 _WORDS = 20_000
 
@@ -88,30 +87,35 @@ def ingest_file(path: Path) -> dict[str, Any]:
     roots = settings.data.model_copy(update={"roots": {DATASET: str(path.parent)}})
     settings = settings.model_copy(update={"data": roots})
     catalog = load_catalog(root / "data/catalog")
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     folder = ingest_source(settings, catalog, dataset=DATASET, source=SOURCE, root=root)
-    seconds = time.perf_counter() - start
+    seconds, worked = time.perf_counter() - start, time.process_time() - worked
     import pyarrow.parquet as pq
 
     rows = pq.ParquetFile(folder / "samples.parquet").metadata.num_rows
-    return {"bytes": path.stat().st_size, "rows": rows, "rows_per_second": round(rows / seconds), **_usage(seconds)}
+    rates = {"rows_per_second": round(rows / seconds), "rows_per_processor_second": round(rows / worked)}
+    return {"bytes": path.stat().st_size, "rows": rows, **rates, **_usage(seconds)}
 
 
 def list_archive(path: Path) -> dict[str, Any]:
     """Lists the members of one archive in this process."""
+    import numpy as np
+
     from fusion.data.store.images import write_members
 
     start = time.perf_counter()
     table = io.BytesIO()
     write_members([path], table, path.name)
     seconds = time.perf_counter() - start
-    members = table.tell() // 32
+    table.seek(0)
+    members = np.load(table).shape[1]
     return {"members": members, "members_per_second": round(members / seconds), **_usage(seconds)}
 
 
 def _usage(seconds: float) -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": round(seconds, 1), "peak_memory_mb": round(peak / 1e6)}
+    # Not getrusage: what it says of a new process begins with the size of the one that has started it.
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return {"seconds": round(seconds, 1), "peak_memory_mb": round(int(line.split()[1]) * 1024 / 1e6)}
 
 
 def _write_archive(path: Path, members: int) -> None:
@@ -137,16 +141,18 @@ def _alone(function: str, path: Path) -> dict[str, Any]:
     return found
 
 
-def measure(folder: Path, rows: int, members: int) -> dict[str, Any]:
+def measure(
+    folder: Path, rows: int, members: int, forms: Iterable[str] = FORMS, kinds: Iterable[str] = KINDS
+) -> dict[str, Any]:
     """All measurements, with files written into `folder`."""
     result: dict[str, Any] = {"limits": {"rows_per_second": ROWS_PER_SECOND, "memory_bytes": MEMORY_BYTES}}
-    for form in FORMS:
+    for form in forms:
         path = folder / f"{form}.json"
         write_annotations(path, form, rows)
         result[form] = _alone("ingest_file", path)
         path.unlink()
         print(form, result[form], flush=True)
-    for kind in ("tar", "zip"):
+    for kind in kinds:
         path = folder / f"archive.{kind}"
         _write_archive(path, members)
         result[kind] = _alone("list_archive", path)
@@ -154,7 +160,7 @@ def measure(folder: Path, rows: int, members: int) -> dict[str, Any]:
         print(kind, result[kind], flush=True)
     result["met"] = all(
         result[form]["rows_per_second"] >= ROWS_PER_SECOND and result[form]["peak_memory_mb"] * 1e6 <= MEMORY_BYTES
-        for form in FORMS
+        for form in forms
     )
     return result
 

@@ -137,9 +137,9 @@ def test_killed_at_any_moment_it_ends_the_same_and_loses_nothing(curated: Worksh
     expected = _tree(curated, "shards", "index", "manifests")
     shutil.rmtree(curated.folder / "data")
     shutil.copytree(kept, curated.folder / "data", symlinks=True)
-    data = {**curated.settings.data.model_dump(), "save_seconds": 0.0}
+    data = {**curated.settings.data.model_dump(), "save_seconds": 0.05}
     job = Job("fusion.data.sharding.compact:compact_dataset", str(curated.folder), {"dataset": DATASET}, data)
-    for event in (60, 130, 40):
+    for event in (40, 30):
         assert run_killed(job, [Kill(event=event)], to_the_end=False)
         assert _contents(curated, _manifest(curated)) == contents
     run_killed(job, [])
