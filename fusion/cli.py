@@ -107,13 +107,37 @@ def ingest(dataset: DatasetName, source: SourceName) -> None:
 
 
 @app.command()
-def shard(dataset: DatasetName, source: SourceName) -> None:
+def shard(
+    dataset: DatasetName,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="A source of that data set.")] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Of a curated data set: take rejected samples out of its shards.")
+    ] = False,
+) -> None:
     """Decode, measure and hash one source, and write its shards and index."""
+    if compact == (source is not None):
+        raise FusionError("use `fusion shard DATASET SOURCE` or `fusion shard DATASET --compact`")
+    if source is None:
+        return _compact(dataset)
     from fusion.data.sharding.shards import shard_source
 
     settings, catalog = _inputs()
     with _recorded():
         shard_source(settings, catalog, dataset=dataset, source=source)
+
+
+def _compact(dataset: str) -> None:
+    """What a person asks for when the disk is full; no part of the stage `shard`."""
+    from fusion.data.sharding.compact import compact_dataset
+
+    settings, catalog = _inputs()
+    names = compact_dataset(settings, catalog, dataset)
+    if not names:
+        print(f"nothing to do: every sample in the shards of {dataset} is in its manifest")
+        return
+    print(f"rewritten: {', '.join(names)}. To record it, and for all that follows from the new manifest:")
+    stages = [*(f"shard@{dataset}-{name}" for name in names), f"curate@{dataset}"]
+    print(f"  dvc commit -f {' '.join(stages)} && dvc repro")
 
 
 @app.command()

@@ -46,7 +46,24 @@ class Data(Section):
     roots: dict[str, str] = {}
     shard_size_mb: float = Field(gt=0)
     workers: PositiveInt
+    save_seconds: float = Field(ge=0)
     max_image_pixels: PositiveInt
+
+
+class ImageText(Section):
+    """`model`: a folder or Hub id of a checkpoint that embeds pictures and texts; `min`: the smallest cosine kept."""
+
+    model: str
+    min: float = Field(ge=-1.0, le=1.0)
+
+
+class Scores(Section):
+    """Thresholds of the optional blocks (extra `curation`); null switches one off."""
+
+    languages: list[str] | None
+    max_nsfw: Share | None
+    max_text_share: Share | None
+    image_text: ImageText | None
 
 
 class CurationProfile(Section):
@@ -68,6 +85,7 @@ class CurationProfile(Section):
     contamination_words: int | None = Field(ge=5)
     useless_texts: bool
     max_same_text: PositiveInt | None
+    scores: Scores | None
 
 
 class Curation(Section):

@@ -1,10 +1,10 @@
-"""A server on loopback that answers like the Hub, as far as `model_info` and downloads ask: for tests."""
+"""A server on loopback that answers like the Hub, as far as information, listings and downloads ask: for tests."""
 
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +14,11 @@ from typing import Any
 
 @dataclass
 class Repository:
-    """A model repository of one commit. `corrupt` names files whose bytes are not what the listing says."""
+    """A repository of one commit, asked for as a model or as a data set.
+
+    `corrupt` names files whose bytes are not what the listing says. `halfway` is called when half of a file's bytes
+    were sent, with its name.
+    """
 
     folder: Path
     commit: str
@@ -22,6 +26,7 @@ class Repository:
     token: str | None = None
     """The token that a gated repository asks for."""
     corrupt: set[str] = field(default_factory=set)
+    halfway: Callable[[str], None] | None = None
 
     def commit_of(self, revision: str) -> str | None:
         """The commit of a branch, tag or commit; None for an unknown one."""
@@ -35,10 +40,21 @@ class Repository:
                 data = path.read_bytes()
                 git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
                 entry = {"rfilename": path.relative_to(self.folder).as_posix(), "size": len(data), "blobId": git}
-                if path.suffix in (".safetensors", ".bin"):
+                if path.suffix in (".safetensors", ".bin", ".tar", ".zip"):
                     sha256 = hashlib.sha256(data).hexdigest()
                     entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
                 listed.append(entry)
+        return listed
+
+    def tree(self) -> list[dict[str, Any]]:
+        """The same as a tree's listing has it."""
+        listed = []
+        for entry in self.files():
+            found = {"type": "file", "path": entry["rfilename"], "size": entry["size"], "oid": entry["blobId"]}
+            if "lfs" in entry:
+                lfs = entry["lfs"]
+                found["lfs"] = {"oid": lfs["sha256"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
+            listed.append(found)
         return listed
 
 
@@ -49,6 +65,8 @@ class Hub:
     address: str
     repositories: dict[str, Repository]
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    ranges: list[tuple[str, int | None]] = field(default_factory=list)
+    """Each file that was asked for, and from which byte on if not from the first."""
 
 
 @contextmanager
@@ -69,7 +87,8 @@ def hub_server(repositories: dict[str, Repository]) -> Iterator[Hub]:
             given = self.headers.get("Authorization")
             hub.requests.append((self.command, self.path, given))
             path = self.path.partition("?")[0]
-            match = re.match(r"^/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?$", path) or re.match(
+            path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
+            match = re.match(r"^/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?$", path) or re.match(
                 r"^/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$", path
             )
             repository = repositories.get(match[1]) if match else None
@@ -80,6 +99,10 @@ def hub_server(repositories: dict[str, Repository]) -> Iterator[Hub]:
             commit = repository.commit_of(match[2] or "main")
             if commit is None:
                 return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
+            if "/tree/" in path and match.re.groups == 2:
+                return self.send(
+                    200, json.dumps(repository.tree()).encode(), {"Content-Type": "application/json"}, body
+                )
             if match.re.groups == 2:
                 document = {"id": match[1], "sha": commit, "siblings": repository.files()}
                 return self.send(200, json.dumps(document).encode(), {"Content-Type": "application/json"}, body)
@@ -90,15 +113,31 @@ def hub_server(repositories: dict[str, Repository]) -> Iterator[Hub]:
             etag = hashlib.sha256(data).hexdigest()
             if match[3] in repository.corrupt:
                 data = data[:-1] + bytes([data[-1] ^ 1])
-            return self.send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, body)
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+            asked = re.match(r"^bytes=(\d+)-$", self.headers.get("Range") or "")
+            hub.ranges.append((match[3], int(asked[1]) if asked else None))
+            if asked is None:
+                return self.send(200, data, headers, body, lambda: repository.halfway and repository.halfway(match[3]))
+            start = int(asked[1])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            return self.send(206, data[start:], headers, body)
 
-        def send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+        def send(
+            self,
+            status: int,
+            data: bytes,
+            headers: dict[str, str],
+            body: bool,
+            halfway: Callable[[], object] = lambda: None,
+        ) -> None:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)
             self.end_headers()
             if body:
-                self.wfile.write(data)
+                self.wfile.write(data[: len(data) // 2])
+                halfway()
+                self.wfile.write(data[len(data) // 2 :])
 
         def log_message(self, *_: object) -> None:
             pass

@@ -21,6 +21,7 @@ NOT_FOLLOWED = {
     "fusion/data/errors.py": "the type of errors",
     "fusion/lineage/errors.py": "the type of errors",
     "fusion/publish/errors.py": "the type of errors",
+    "fusion/progress.py": "what is told while work goes on",
     "fusion/quiet.py": "what libraries print",
     "fusion/settings.py": "values reach a stage as params; a test pins the defaults that stand in no file",
     "fusion/data/catalog.py": "the same for the catalog",

@@ -29,6 +29,7 @@ NO_PARAMS = {
     "data.roots": "where data lies on this machine; what it is, ingest writes down by hash",
     "guards.max_loss_ratio": "stops a stage, changes no result",
     "guards.stall_minutes": "stops a stage, changes no result",
+    "data.save_seconds": "how often unfinished work is saved",
     "data.workers": "how many processes share the work; the result is the same",
 }
 """Settings that a stage reads and that outputs do not depend on."""

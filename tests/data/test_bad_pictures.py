@@ -17,6 +17,7 @@ from fusion.data.ingest.record import Reject
 from fusion.data.sharding import workers
 from fusion.data.store.images import ImageError, ImageStore
 from fusion.data.store.pixels import MODES, measure
+from fusion.data.store.unpack import unpack
 from fusion.model.images import decode_image
 from fusion.model.template import SampleError
 from tests.data.workshop import DATASET, Workshop, picture, sample
@@ -103,6 +104,28 @@ def test_a_damaged_archive_is_named_whoever_opens_it(
     with pytest.raises(DataError, match=r"s\.zip cannot be read as a zip archive: .*Get the file again"):
         workshop.shard("s")
     assert not (workshop.folder / "data/index" / DATASET / "s").exists()
+
+
+def test_a_snapshot_of_the_hub_is_links_into_its_blobs_and_to_nowhere_else(tmp_path: Path):
+    images = tmp_path / "datasets--a--b/snapshots/0123/images"
+    images.mkdir(parents=True)
+    (tmp_path / "datasets--a--b/blobs").mkdir()
+    for place, name in (("datasets--a--b/blobs", "1.png"), (".", "2.png")):
+        (tmp_path / place / name).write_bytes(picture(1))
+        (images / name).symlink_to(tmp_path / place / name)
+    store = ImageStore([images], 100_000)
+    assert store.read("1.png") == picture(1)
+    with pytest.raises(ImageError) as caught:
+        store.read("2.png")
+    assert caught.value.reason == "link-outside"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=3000), times=st.integers(1, 50), method=st.sampled_from(sorted(ZIP_METHODS.values())))
+def test_a_member_unpacks_to_what_was_packed(data: bytes, times: int, method: int):
+    file = io.BytesIO(b"in front" + zip_of({"a": (b"before", 0), "b": (data * times, method)}))
+    with zipfile.ZipFile(file) as archive:
+        assert unpack(file, archive.getinfo("b")) == data * times
 
 
 def test_a_tar_whose_headers_lead_in_a_circle_ends(tmp_path: Path):

@@ -338,4 +338,4 @@ def test_what_was_not_made_yet_is_named_with_its_command(workshop: Workshop):
 def test_the_ledger_shows_evidence(workshop: Workshop):
     workshop.add("s", [sample(0), sample(1)], {"0.png": picture(0), "1.png": b"x"})
     _, ledger, _ = workshop.curate()
-    assert json.loads(json.dumps(ledger.row(0, named=True)))["evidence"].startswith("UnidentifiedImageError")
+    assert json.loads(json.dumps(ledger.row(0, named=True)))["evidence"].startswith("1 bytes starting b'x'")

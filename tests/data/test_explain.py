@@ -85,8 +85,8 @@ def test_every_sample_is_told_as_it_was_decided(shop: Workshop):
     reasons = shop.reasons("a")
     expected = {
         2: "exact-duplicates/same-sample", 3: "image/too-small", 4: "image/too-long", 5: "schema/empty-answer",
-        6: "text/pii-email", 7: "shard/corrupt-image", 8: "ingest/several-images", 10: "near-duplicates/similar-text",
-        11: "text/repetition", 13: "near-duplicates/similar-picture",
+        6: "text/pii-email", 7: "shard/unsupported-format", 8: "ingest/several-images",
+        10: "near-duplicates/similar-text", 11: "text/repetition", 13: "near-duplicates/similar-picture",
     }  # fmt: skip
     assert reasons == expected
     for row in range(len(RECORDS)):

@@ -99,13 +99,15 @@ def test_an_archive_that_changed_since_ingest_is_noticed(workshop: Workshop):
         shard_source(workshop.settings, workshop.catalog, dataset=DATASET, source="s", root=workshop.folder)
 
 
-def test_the_lock_names_archives_by_content(workshop: Workshop):
+def test_the_lock_names_annotations_and_archives_by_content(workshop: Workshop):
     workshop.add("s", [sample(0)], {"0.png": picture()}, container="tar")
     workshop.ingest("s")
     lock = json.loads((workshop.folder / "data/raw" / DATASET / "s/images.lock.json").read_text())
     tar = workshop.published / "s.tar"
     entry = {"bytes": tar.stat().st_size, "kind": "archive", "path": "s.tar", "sha256": file_sha256(tar)}
-    assert lock == {"base": {"kind": "folder"}, "containers": [entry]}
+    file = workshop.published / "s.json"
+    annotations = {"bytes": file.stat().st_size, "path": "s.json", "sha256": file_sha256(file)}
+    assert lock == {"annotations": [annotations], "base": {"kind": "folder"}, "containers": [entry]}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fusion.data.errors import IngestError
 from fusion.data.ingest import json_stream
+from fusion.data.ingest.record import Reject
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -53,6 +54,7 @@ def test_lines_come_through(tmp_path: Path, small_chunks: None, values: list):
         (b'{"a": 1}\n{"a": "x', "line 2, byte 15"),
         (b'[{"a": "\xff"}]', "not UTF-8 at byte 8"),
         (b"[" * 3000, "nested too deeply"),
+        (b'[{"id": ' + b"1" * 5000, "more than 4300 digits, line 1, byte 1"),
     ],
 )
 def test_a_broken_file_says_where(tmp_path: Path, data: bytes, where: str):
@@ -79,8 +81,39 @@ def test_a_mark_at_the_start_is_no_fault(tmp_path: Path):
     assert list(json_stream.read_records(tmp_path / "empty.json")) == []
 
 
-def test_a_number_that_python_does_not_read_says_where(tmp_path: Path):
+LIMIT = 40
+
+
+@SAME_FOLDER
+@given(values=st.lists(VALUES, min_size=1, max_size=6), lines=st.booleans(), chunk=st.sampled_from([7, 64, 1000]))
+def test_what_is_too_long_is_passed_over_and_nothing_else(tmp_path: Path, values: list, lines: bool, chunk: int):
+    if lines:
+        values = [[value] for value in values]  # a file of lines may not begin with a text or number
+    texts = [json.dumps(value) for value in values]
     file = tmp_path / "a.json"
-    file.write_text('[{"id": 1},\n{"id": ' + "1" * 5000 + "}]")
-    with pytest.raises(IngestError, match="more than 4300 digits, line 2, byte 12"):
-        list(json_stream.read_records(file))
+    file.write_text("\n".join(["{}", *texts]) if lines else f"[{{}},{','.join(texts)}]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_CHUNK", chunk)
+        patch.setattr(json_stream, "_LONGEST_RECORD", LIMIT)
+        found = list(json_stream.read_records(file))
+    assert found[0] == {} and len(found) == len(values) + 1
+    for value, text, read in zip(values, texts, found[1:], strict=True):
+        if len(text) > LIMIT:
+            assert isinstance(read, Reject) and read.reason == "record-too-long"
+        else:
+            assert read == value
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("[" * 5000 + '"]\\""' + "]" * 5000, "nested-too-deeply"), ('{"id": ' + "1" * 5000 + "}", "number-too-long"),
+     ("1" * 5000, "number-too-long")],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["[0, {}, 1]", "0\n{}\n1"])
+def test_a_value_that_cannot_be_read_costs_itself_alone(
+    tmp_path: Path, small_chunks: None, value: str, reason: str, form: str
+):
+    (tmp_path / "a.json").write_text(form.format(value))
+    before, rejected, after = json_stream.read_records(tmp_path / "a.json")
+    assert (before, after) == (0, 1)
+    assert isinstance(rejected, Reject) and rejected.reason == reason

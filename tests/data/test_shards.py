@@ -3,15 +3,18 @@
 import hashlib
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
 import tarfile
+import time
 import zlib
 from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos_data import processes_of
 from fusion.data.errors import DataError, NoSpaceError
 from fusion.data.sharding import workers
 from fusion.data.sharding.shards import shard_source
@@ -57,13 +60,13 @@ def test_bad_pictures_are_rejected_with_their_own_reasons(workshop: Workshop):
     (workshop.published / "s-images/7.png").symlink_to(workshop.published / "outside.png")
     assert workshop.shard("s")["row"].to_list() == [6]
     assert workshop.rejects("s", "index") == {
-        0: "corrupt-image",
+        0: "unsupported-format",
         1: "truncated-image",
         2: "too-many-pixels",
         3: "empty-image",
         4: "missing-image",
         5: "truncated-image",
-        7: "missing-image",
+        7: "link-outside",
     }
 
 
@@ -158,3 +161,36 @@ def test_data_stages_start_without_the_heavy_libraries():
         "print([name for name in ('torch', 'transformers', 'great_expectations', 'webdataset') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+BUSY = """
+import time
+from fusion.data.sharding.prepare import Task
+from fusion.data.sharding.workers import prepare_all
+
+def rows():
+    for number in range(400):
+        yield number, None, [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]
+    print("started", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    list(prepare_all(Task("d", "s", "f", (), 1000, ()), rows(), count=100_000, workers=2))
+"""
+
+
+def test_workers_end_when_their_first_process_is_killed(tmp_path: Path):
+    (tmp_path / "busy.py").write_text(BUSY)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, str(tmp_path / "busy.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"started\n"
+        assert processes_of(process.pid) > 2
+        process.kill()
+    end = time.monotonic() + 20
+    while processes_of(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    left = processes_of(process.pid)
+    if left:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not left

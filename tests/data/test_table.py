@@ -185,3 +185,14 @@ def test_texts_come_through_unchanged(workshop: Workshop, rows: list[str]):
     (workshop.published / "own.csv").write_bytes(buffer.getvalue())
     add(workshop, "own.csv", text="caption")
     assert [talk[1]["value"] for talk in workshop.ingest("own")["conversations"].to_list()] == rows
+
+
+def test_what_a_killed_copy_leaves_is_removed(workshop: Workshop):
+    write(FRAME, workshop.published / "own.csv")
+    add(workshop, "own.csv", **COLUMNS)
+    workshop.ingest("own")
+    (made,) = table.SCRATCH.rglob("*.jsonl")
+    left = made.with_name(".unfinished-x")
+    made.rename(left)
+    workshop.ingest("own")
+    assert made.is_file() and not left.exists()

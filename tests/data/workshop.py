@@ -50,11 +50,12 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.published = folder / "published"
-        self.published.mkdir()
+        self.published.mkdir(parents=True)
         self.sources: dict[str, dict[str, Any]] = {}
         self.benchmarks: dict[str, Any] = {}
         self.contamination: list[str] = []
         self.expect: dict[str, Any] = {}
+        self._loaded: tuple[str, Catalog] | None = None
         real = load_settings()
         data = real.data.model_copy(update={"roots": {DATASET: str(self.published)}, "workers": 1})
         self.settings: Settings = real.model_copy(update={"data": data})
@@ -119,8 +120,10 @@ class Workshop:
         folder = self.folder / "data/catalog"
         folder.mkdir(parents=True, exist_ok=True)
         document = {"datasets": {DATASET: dataset}, "benchmarks": self.benchmarks}
-        (folder / "test.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-        return load_catalog(folder)
+        if self._loaded is None or self._loaded[0] != repr(document):
+            (folder / "test.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+            self._loaded = (repr(document), load_catalog(folder))
+        return self._loaded[1]
 
     def ingest(self, name: str) -> pl.DataFrame:
         """Ingests a source; returns its samples."""
@@ -130,6 +133,10 @@ class Workshop:
     def shard(self, name: str) -> pl.DataFrame:
         """Ingests and shards a source; returns its index."""
         self.ingest(name)
+        return self.shard_only(name)
+
+    def shard_only(self, name: str) -> pl.DataFrame:
+        """Shards what is ingested of a source; returns its index."""
         shard_source(self.settings, self.catalog, dataset=DATASET, source=name, root=self.folder)
         return pl.read_parquet(self.folder / "data/index" / DATASET / name / "index.parquet")
 

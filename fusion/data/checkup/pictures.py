@@ -116,7 +116,7 @@ def _is_there(store: ImageStore, name: str) -> bool:
     try:
         store.read(name)
     except ImageError as error:
-        return error.reason != "missing-image"
+        return error.reason not in ("missing-image", "not-a-file", "link-outside")
     return True
 
 

@@ -45,7 +45,8 @@ class Samples:
     def limits(self) -> pl.DataFrame:
         """One row a source: `source` and its thresholds (lists left out)."""
         rows = [
-            {"source": source, **profile.model_dump(exclude={"scripts"})} for source, profile in self.profiles.items()
+            {"source": source, **profile.model_dump(exclude={"scripts", "scores"})}
+            for source, profile in self.profiles.items()
         ]
         numbers = {
             "max_aspect": pl.Float64,

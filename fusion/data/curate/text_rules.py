@@ -4,6 +4,7 @@ import polars as pl
 
 CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u{FFFD}\u{FFFE}\u{FFFF}]"
 """Control characters other than tab and line breaks, and what decoders write for bytes they could not read."""
+_NOT_SEEN = " \t\r\n\u00a0\u00ad\u034f\u180e\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2060\u2800\u3000\u3164\ufeff"
 EMAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
 PHONE = r"(\+[0-9]{1,3}[ .-]?(\([0-9]{1,4}\)[ .-]?)?[0-9]{2,4}([ .-]?[0-9]{2,4}){2,4}|\([0-9]{3}\) ?[0-9]{3}-[0-9]{4})"
 CARD = r"\b[0-9]{4}([ -])[0-9]{4}[ -][0-9]{4}[ -][0-9]{4}\b"
@@ -26,6 +27,11 @@ _PLACEHOLDER = (
     r"graphic|clip ?art|icon|logo|file|new|copy|default|document|layer|object|shape|svg|"
     r"no (title|caption|description))[\s\p{P}\p{N}]*$"
 )
+
+
+def visible(text: pl.Expr) -> pl.Expr:
+    """Text without what cannot be seen at its ends: an answer of zero-width spaces is an empty one."""
+    return text.str.strip_chars().str.strip_chars(_NOT_SEEN)
 
 
 def plain(text: pl.Expr) -> pl.Expr:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from fusion.data.curate.text_rules import CARD, CONTROL, EMAIL, PHONE, SCRIPTS, plain, useless
+from fusion.data.curate.text_rules import CARD, CONTROL, EMAIL, PHONE, SCRIPTS, plain, useless, visible
 
 if TYPE_CHECKING:
     from fusion.settings import CurationProfile
@@ -126,7 +126,7 @@ def text_measures(messages: pl.DataFrame, by: str, scripts: list[str] | None) ->
         `by` and one column a reason; of several messages that which comes nearest to being dropped.
     """
     value, answer = pl.col("value"), pl.col("role") == "gpt"
-    stripped = value.str.strip_chars()
+    stripped = visible(value)
     chars = pl.when(answer).then(stripped.str.len_chars())
     words = value.str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")
     often = words.list.eval(pl.element().value_counts(sort=True).struct.field("count").first()).list.first()

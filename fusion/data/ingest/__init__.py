@@ -2,16 +2,17 @@
 
 samples.parquet holds the rows that can be used so far, rejects.parquet the others with their reasons; the pictures stay
 where they are, listed in images.lock.json. Source: design "From source to batch", item 1.
+
+A killed ingest continues: its state lies in `scratch/ingest/<dataset>/<source>/` until the output is there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusion.data.errors import IngestError
@@ -19,12 +20,16 @@ from fusion.data.ingest.embedded import write_published_layout
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.lock import LOCK, lock_images
 from fusion.data.ingest.origin import EmbeddedOrigin, Layout, PublishedOrigin
-from fusion.data.ingest.record import Reject, Row, read_row
+from fusion.data.ingest.rows import REJECTS as GROWN_REJECTS
+from fusion.data.ingest.rows import ROWS, SCHEMA, grow_rows
 from fusion.data.ingest.sampling import chosen_rows, needs_count, thinned
 from fusion.data.store.folders import output_folder
-from fusion.data.store.ledger import write_ledger
-from fusion.data.store.sample import SourceInfo
+from fusion.data.store.growing import write_row_groups
+from fusion.data.store.ledger import write_grown_ledger
+from fusion.data.store.resume import Resumable, code_sha256
 from fusion.files import write_json
+from fusion.hashing import file_sha256
+from fusion.progress import Progress
 
 if TYPE_CHECKING:
     from fusion.data.catalog import Catalog
@@ -33,26 +38,30 @@ if TYPE_CHECKING:
 _BATCH = 20_000
 SAMPLES = "samples.parquet"
 REJECTS = "rejects.parquet"
-_MESSAGE = pa.struct([("from", pa.string()), ("value", pa.string())])
-_SCHEMA = pa.schema(
-    [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("key", pa.string()),
-        pa.field("image", pa.string()),
-        pa.field("conversations", pa.list_(_MESSAGE), nullable=False),
-    ],
-    metadata=None,
-)
+_CODE = ("data/ingest", "data/store", "files.py", "hashing.py")
+_PACKAGES = ("polars", "pyarrow")
 
 
-def ingest_source(settings: Settings, catalog: Catalog, dataset: str, source: str, root: Path = Path(".")) -> Path:
+def ingest_source(
+    settings: Settings,
+    catalog: Catalog,
+    dataset: str,
+    source: str,
+    root: Path = Path("."),
+) -> Path:
     """Ingests one source; returns its folder.
+
+    Args:
+        settings, catalog: what params.yaml and data/catalog/ say.
+        dataset, source: which source.
+        root: the project's folder.
 
     Raises:
         IngestError: the source is not there, its annotation file is not valid JSON, or nothing is left of it.
         CatalogError: the catalog has no such source.
     """
     entry = catalog.source(dataset, source)
+    name = f"{dataset}/{source}"
     target = root / "data/raw" / dataset / source
     with output_folder(target) as folder:
         if isinstance(entry.origin, EmbeddedOrigin):
@@ -60,59 +69,37 @@ def ingest_source(settings: Settings, catalog: Catalog, dataset: str, source: st
         elif isinstance(entry.origin, PublishedOrigin):
             layout = entry.origin.layout(settings.data.roots.get(dataset))
         else:
-            raise IngestError(f"{dataset}/{source}: an origin of kind `{entry.origin.kind}` cannot be ingested")
-        name = f"{dataset}/{source}"
+            raise IngestError(f"{name}: an origin of kind `{entry.origin.kind}` cannot be ingested")
         sampling = thinned(entry.sampling, settings.run.pilot)
-        chosen = chosen_rows(sampling, _count(layout, sampling), settings.run.seed, name)
-        _write_rows(layout, folder, chosen, SourceInfo(dataset, source, os.path.basename(layout.annotations), 0))
-        write_json(lock_images(layout, lambda: _used_images(folder)), folder / LOCK)
+        inputs = {
+            "annotations": file_sha256(layout.folder / layout.annotations),
+            "code": code_sha256(_CODE, {package: version(package) for package in _PACKAGES}),
+            "name": name,
+            "sampling": sampling,
+            "seed": settings.run.seed,
+        }
+        with Resumable(root / "scratch/ingest" / dataset / source, inputs, settings.data.save_seconds) as work:
+            count = work.remember("rows", lambda: _count(layout, name)) if needs_count(sampling) else None
+            chosen = chosen_rows(sampling, count, settings.run.seed, name)
+            grow_rows(layout, chosen, dataset, source, work)
+            write_row_groups(work.path(ROWS), folder / SAMPLES, SCHEMA)
+            write_grown_ledger(work.path(GROWN_REJECTS), folder / REJECTS)
+            write_json(lock_images(layout, lambda: _used_images(folder), work), folder / LOCK)
+    work.delete()
     return target
 
 
-def _count(layout: Layout, sampling: str) -> int | None:
-    path = layout.folder / layout.annotations
-    return sum(1 for _ in read_records(path)) if needs_count(sampling) else None
+def _count(layout: Layout, name: str) -> int:
+    rows = 0
+    with Progress(f"count the rows of {name}", "rows", None) as progress:
+        for _ in read_records(layout.folder / layout.annotations):
+            rows += 1
+            if not rows % 1000:
+                progress.advance(1000)
+    return rows
 
 
 def _used_images(folder: Path) -> Iterator[str]:
     """The pictures of all rows, in their order; one that several rows share comes several times."""
     for batch in pq.ParquetFile(folder / SAMPLES).iter_batches(batch_size=_BATCH, columns=["image"]):
         yield from (name for name in batch.column(0).to_pylist() if name is not None)
-
-
-def _write_rows(layout: Layout, folder: Path, chosen: Any, info: SourceInfo) -> None:
-    """Writes both tables, samples and rejects, batch by batch."""
-    rows: list[tuple[int, Row]] = []
-    rejects: list[tuple[str, str, str, str]] = []
-    total = 0
-    with pq.ParquetWriter(folder / SAMPLES, _SCHEMA, compression="zstd", store_schema=False) as writer:
-        for number, record in enumerate(read_records(layout.folder / layout.annotations)):
-            if isinstance(chosen, int) and number >= chosen:
-                break
-            if chosen is not None and not isinstance(chosen, int) and not chosen[number]:
-                continue
-            total += 1
-            row = read_row(record)
-            if isinstance(row, Reject):
-                where = SourceInfo(info.dataset, info.source, info.file, number)
-                rejects.append((where.sample_id, "ingest", row.reason, row.evidence))
-                continue
-            rows.append((number, row))
-            if len(rows) == _BATCH:
-                writer.write_table(_table(rows))
-                rows = []
-        if rows or total == len(rejects):
-            writer.write_table(_table(rows))
-    if not total:
-        raise IngestError(f"{layout.folder / layout.annotations} holds no sample")
-    write_ledger(rejects, info.source, folder / REJECTS)
-
-
-def _table(rows: list[tuple[int, Row]]) -> pa.Table:
-    columns = {
-        "row": [number for number, _ in rows],
-        "key": [row.key for _, row in rows],
-        "image": [row.image for _, row in rows],
-        "conversations": [row.conversations for _, row in rows],
-    }
-    return pa.table(columns, schema=_SCHEMA)

@@ -1,23 +1,29 @@
-"""images.lock.json: where a source's pictures lie, in words that hold everywhere, and what they were at ingest."""
+"""images.lock.json: where a source's files lie, in words that hold everywhere, and what they were at ingest."""
 
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fusion.data.errors import DataError
+from fusion.data.errors import DataError, IngestError
 from fusion.data.ingest.origin import Layout, PublishedOrigin
 from fusion.data.store.images import file_size, find_containers
-from fusion.hashing import file_sha256
+from fusion.data.store.resume import Resumable
+from fusion.progress import Progress
 
 LOCK = "images.lock.json"
+_BLOCK = 1 << 20
 
 
-def lock_images(layout: Layout, used: Callable[[], Iterable[str]]) -> dict[str, Any]:
+def lock_images(layout: Layout, used: Callable[[], Iterable[str]], work: Resumable) -> dict[str, Any]:
     """The content of the lock file.
 
-    An archive is locked by its size and sha256. Of a folder the paths and sizes of the pictures that `used` names are
-    hashed in their order: reading millions of files twice would cost hours, and sharding hashes each of them anyway.
+    An archive is locked by its size and sha256, and so are the annotations where they are not written here. Of a folder
+    the paths and sizes of the pictures that `used` names are hashed in their order: reading millions of files twice
+    would cost hours, and sharding hashes each of them anyway. `work` remembers what was hashed before a kill.
+
+    Raises:
+        IngestError: a file is not the one that was published.
     """
     entries: list[dict[str, Any]] = []
     for path in find_containers(layout.folder, layout.images):
@@ -25,9 +31,34 @@ def lock_images(layout: Layout, used: Callable[[], Iterable[str]]) -> dict[str, 
         if path.is_dir():
             entry |= {"kind": "folder", **_listing(path, used())}
         else:
-            entry |= {"bytes": path.stat().st_size, "kind": "archive", "sha256": file_sha256(path)}
+            entry |= {"kind": "archive", **_content(layout, entry["path"], work)}
         entries.append(entry)
-    return {"base": layout.base, "containers": entries}
+    lock: dict[str, Any] = {"base": layout.base, "containers": entries}
+    if layout.inputs:
+        lock["annotations"] = [{"path": name, **_content(layout, name, work)} for name in layout.inputs]
+    return lock
+
+
+def _content(layout: Layout, name: str, work: Resumable) -> dict[str, Any]:
+    path = layout.folder / name
+    facts = path.stat()
+    sha256 = work.remember(f"sha256 {name} {facts.st_size} {facts.st_mtime_ns}", lambda: _sha256(path, name))
+    if (told := layout.sha256.get(name)) not in (None, sha256):
+        raise IngestError(
+            f"{path} has the sha256 {sha256}, but was published with {told}: its download is damaged. Delete "
+            f"{path.resolve()} and run the same command again"
+        )
+    return {"bytes": facts.st_size, "sha256": sha256}
+
+
+def _sha256(path: Path, name: str) -> str:
+    """As `file_sha256`, told about: an archive may take many minutes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file, Progress(f"hash {name}", "bytes", path.stat().st_size) as progress:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            progress.advance(len(block))
+    return digest.hexdigest()
 
 
 def _listing(folder: Path, names: Iterable[str]) -> dict[str, Any]:

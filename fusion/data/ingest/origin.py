@@ -5,8 +5,8 @@ A kind is a class whose fields are the keys of a catalog entry's `origin`; it is
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,13 +48,17 @@ class Layout:
     """A source in the published layout, on this machine.
 
     `base` says where `folder` is, in words that are the same on every machine (see images.lock.json);
-    `annotations` and `images` are relative to `folder`; each of `images` is a folder or an archive.
+    `annotations` and `images` are relative to `folder`; each of `images` is a folder or an archive. `inputs` are the
+    files in `folder` that the annotations are, or were made from; none where ingest has written them itself. `sha256`
+    holds what the publisher says of his files, by their paths, if he says anything.
     """
 
     folder: Path
     base: dict[str, str]
     annotations: str
     images: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    sha256: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class Origin(BaseModel, ABC):

@@ -1,12 +1,18 @@
 """A source in the published layout: in a local folder, or on the Hub at a pinned revision."""
 
+import glob
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from fusion.data.errors import IngestError
+from fusion.data.ingest.faults import check_file
+from fusion.data.ingest.hub import fetch_large, list_files
 from fusion.data.ingest.origin import Layout, PublishedOrigin
+
+SCRATCH = Path("scratch/hub")
+"""Listings of Hub revisions: a commit does not change, so each is asked for once."""
 
 
 class Published(PublishedOrigin):
@@ -27,9 +33,8 @@ class Published(PublishedOrigin):
         base = Path(folder)
         if not base.is_dir():
             raise IngestError(f"data.roots in params.yaml names {base}, which is not a folder")
-        if not (base / self.file).is_file():
-            raise IngestError(f"the annotation file {base / self.file} is missing")
-        return Layout(base, {"kind": "folder"}, self.file, self._images(base))
+        check_file(base / self.file)
+        return Layout(base, {"kind": "folder"}, self.file, self._images(base), (self.file,))
 
     def _images(self, base: Path) -> tuple[str, ...]:
         # What the entry names must be there; the usual folder may be absent, as it is for text-only sources.
@@ -44,14 +49,46 @@ class Published(PublishedOrigin):
                 "data/catalog/, or download the repository and give its folder in params.yaml (data.roots)"
             )
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            HTTPError,
+            LocalEntryNotFoundError,
+            RevisionNotFoundError,
+        )
 
-        patterns = [self.file, *(pattern for name in self.images for pattern in (name, f"{name}/**"))]
+        where = f"{self.repo}@{self.revision}"
+        patterns = [pattern for name in (self.file, *self.images) for pattern in _patterns(name)]
         try:
-            base = snapshot_download(self.repo, repo_type="dataset", revision=self.revision, allow_patterns=patterns)
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise IngestError(f"{self.repo}@{self.revision} cannot be downloaded: {error}") from error
-        if not (Path(base) / self.file).is_file():
-            raise IngestError(f"{self.repo}@{self.revision} has no file {self.file}")
+            listed = list_files(self.repo, self.revision, SCRATCH)
+            if self.file not in listed:
+                raise IngestError(f"{where} has no file {self.file}")
+            inside = tuple(f"{name}/" for name in self.images)
+            wanted = [name for name in listed if name in (self.file, *self.images) or name.startswith(inside)]
+            fetch_large(self.repo, self.revision, listed, wanted)
+            base = Path(
+                snapshot_download(self.repo, repo_type="dataset", revision=self.revision, allow_patterns=patterns)
+            )
+        except RevisionNotFoundError as error:
+            raise IngestError(
+                f"{where}: the Hub has no such revision (any more): its history was rewritten, or the commit is "
+                "mistyped. Pin one that is there as `revision` in data/catalog/"
+            ) from error
+        except (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise IngestError(f"{where} cannot be downloaded: {error}") from error
+        if not (base / self.file).is_file():
+            raise IngestError(f"{where} has no file {self.file}")
         location = {"kind": "hub", "repo": self.repo, "revision": self.revision}
-        return Layout(Path(base), location, self.file, self._images(Path(base)))
+        return Layout(
+            base,
+            location,
+            self.file,
+            self._images(base),
+            (self.file,),
+            {name: file.sha256 for name, file in listed.items()},
+        )
+
+
+def _patterns(name: str) -> tuple[str, str]:
+    """A file of that name, and all files in a folder of that name."""
+    return glob.escape(name), f"{glob.escape(name)}/**"

@@ -6,6 +6,7 @@ source is row n of the table, header not counted. The copy lies in scratch/table
 
 import csv
 import difflib
+import fcntl
 import hashlib
 import json
 import os
@@ -22,11 +23,13 @@ from pydantic import Field, model_validator
 from fusion.data.errors import IngestError
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.origin import Layout, PublishedOrigin
+from fusion.data.ingest.record import Reject
 
 SCRATCH = Path("scratch/tables")
 _JSON = (".json", ".jsonl", ".ndjson")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _MARKER = "<image>"
+_UNFINISHED = ".unfinished-"
 _SHOWN = 20
 _MANY_KEYS = 1000
 _BATCH = 1000
@@ -74,7 +77,7 @@ class Table(PublishedOrigin):
         if not (base / self.file).is_file():
             raise IngestError(f"the table {base / self.file} is missing")
         images = tuple(name for name in self.images if "images" in self.model_fields_set or (base / name).exists())
-        return Layout(base, {"kind": "folder"}, str(self._annotations(base / self.file)), images)
+        return Layout(base, {"kind": "folder"}, str(self._annotations(base / self.file)), images, (self.file,))
 
     def columns(self) -> list[str]:
         """The columns that the entry names."""
@@ -90,12 +93,14 @@ class Table(PublishedOrigin):
         if made.is_file():
             return made
         made.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=made.parent)
-        os.close(handle)
+        _remove_abandoned(folder)
+        handle, name = tempfile.mkstemp(dir=made.parent, prefix=_UNFINISHED)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             self._write(table, Path(name))
             os.replace(name, made)
         finally:
+            os.close(handle)
             Path(name).unlink(missing_ok=True)
         for older in folder.glob("*/*.jsonl"):
             if older != made:
@@ -160,6 +165,8 @@ class Table(PublishedOrigin):
     def _records(self, table: Path) -> Iterator[Any]:
         missing, keys = set(self.columns()), set[str]()
         for number, row in enumerate(self._rows(table)):
+            if isinstance(row, Reject):
+                raise IngestError(f"row {number} of {table} cannot be read: {row.evidence}")
             if not isinstance(row, dict):
                 yield row  # ingest rejects it with this reason
                 continue
@@ -182,6 +189,17 @@ class Table(PublishedOrigin):
         if missing and keys:
             name = min(missing)
             raise IngestError(f"no row of {table} has `{name}`{_near(name, sorted(keys))}")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes copies whose writers were killed: nobody holds their locks any more."""
+    for path in folder.glob(f"*/{_UNFINISHED}*"):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            path.unlink(missing_ok=True)
 
 
 def _as_text(value: Any) -> Any:

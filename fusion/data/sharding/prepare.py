@@ -16,13 +16,19 @@ from fusion.hashing import canonical_json
 
 RawRow = tuple[int, str | None, list[Message]]
 """Row in the annotation file, picture, conversation."""
+_LONGEST_FAULT = 1000
+"""Characters. What is wrong with a conversation may repeat parts of it, and there may be a million of them."""
 _BYTES_PER_PIXEL = 4
 """No picture file may be larger than its pixels would be undecoded."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all samples of a source have in common. `tokenizers`: (name in the index, tokenizer, revision, template)."""
+    """What all samples of a source have in common.
+
+    `tokenizers`: (name in the index, tokenizer, revision, template). `members`: the file that says where the members of
+    the archives lie.
+    """
 
     dataset: str
     source: str
@@ -30,6 +36,7 @@ class Task:
     containers: tuple[Path, ...]
     max_image_pixels: int
     tokenizers: tuple[tuple[str, str, str | None, str], ...]
+    members: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +60,14 @@ class Preparer:
 
         Image.MAX_IMAGE_PIXELS = None  # the limit of params.yaml holds instead
         self._task = task
-        self._store = ImageStore(list(task.containers), task.max_image_pixels * _BYTES_PER_PIXEL)
+        self._store = ImageStore(list(task.containers), task.max_image_pixels * _BYTES_PER_PIXEL, task.members)
         self._counters = {
             key: TokenCounter(name, revision, template) for key, name, revision, template in task.tokenizers
         }
         self._last: tuple[str, bytes | None, Measured | Reject] | None = None
 
-    def prepare(self, rows: list[RawRow]) -> list[Prepared | tuple[int, Reject]]:
-        """Every row as a prepared sample or a reject, in order."""
-        return [self._prepare(*row) for row in rows]
-
-    def _prepare(self, row: int, image: str | None, conversations: list[Message]) -> Prepared | tuple[int, Reject]:
+    def prepare(self, row: int, image: str | None, conversations: list[Message]) -> Prepared | tuple[int, Reject]:
+        """A row as a prepared sample, or the reason against it."""
         picture: bytes | None = None
         measured: Measured | None = None
         if image is not None:
@@ -108,7 +112,7 @@ class Preparer:
                 columns |= {f"text_tokens_{key}": count.text, f"instruct_tokens_{key}": count.instruct}
             except SampleError as error:
                 # Readable, but not to be trained on: curation's schema block rejects it with this reason.
-                columns["structure"] = f"{error.reason.replace('_', '-')}: {error.message}"
+                columns["structure"] = f"{error.reason.replace('_', '-')}: {error.message}"[:_LONGEST_FAULT]
                 columns |= {f"text_tokens_{key}": 0, f"instruct_tokens_{key}": 0}
         return columns
 

@@ -2,75 +2,55 @@
 
 `data/shards/<dataset>/<source>/000000.tar ...` are immutable WebDataset tars; `data/index/<dataset>/<source>/` says
 where each sample lies in them and what it measures. Source: design "From source to batch", item 2.
+
+Killed sharding continues: its state lies in `scratch/shard/<dataset>/<source>/` until both outputs are there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fusion.data.errors import DataError
 from fusion.data.ingest import SAMPLES
 from fusion.data.ingest.lock import LOCK, locked_containers
 from fusion.data.sharding.prepare import Prepared, RawRow, Task
 from fusion.data.sharding.workers import prepare_all
+from fusion.data.sharding.writer import ShardWriter, index_schema
 from fusion.data.store.folders import output_folders, parquet_file, read_json
-from fusion.data.store.ledger import write_ledger
+from fusion.data.store.images import write_members
+from fusion.data.store.resume import Resumable, code_sha256, link_file
 from fusion.data.store.sample import SourceInfo
-from fusion.data.store.tars import TarWriter
+from fusion.hashing import file_sha256
+from fusion.progress import Progress
 
 if TYPE_CHECKING:
     from fusion.data.catalog import Catalog, Source
     from fusion.settings import Settings
 
-INDEX = "index.parquet"
-REJECTS = "rejects.parquet"
-_MEGABYTE = 1_000_000
-_BATCH = 20_000
+_READ = 2000
+_MEMBERS = "members.npy"
+_CODE = ("data/ingest", "data/sharding", "data/store", "hashing.py", "model/template.py")
+_PACKAGES = ("numpy", "pdqhash", "pillow", "polars", "pyarrow", "tokenizers")
 
 
-def index_schema(tokenizers: list[str]) -> pa.Schema:
-    """Columns of index.parquet; `structure` holds what curation's schema block will object to, or null."""
-    counts = [(f"{kind}_tokens_{name}", pa.int32()) for name in tokenizers for kind in ("text", "instruct")]
-    return pa.schema(
-        [
-            ("sample_id", pa.string()),
-            ("dataset", pa.string()),
-            ("source", pa.string()),
-            ("file", pa.string()),
-            ("row", pa.int64()),
-            ("shard", pa.string()),
-            ("record_offset", pa.int64()),
-            ("record_size", pa.int64()),
-            ("image_offset", pa.int64()),
-            ("image_size", pa.int64()),
-            ("image_path", pa.string()),
-            ("sha256", pa.string()),
-            ("text_sha256", pa.string()),
-            ("image_sha256", pa.string()),
-            ("pdq", pa.binary(32)),
-            ("pdq_quality", pa.int32()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("contrast", pa.float32()),
-            ("colours", pa.binary(48)),
-            ("turns", pa.int32()),
-            *counts,
-            ("answer_chars", pa.int32()),
-            ("category", pa.string()),
-            ("licence_declared", pa.string()),
-            ("licence_verified", pa.string()),
-            ("structure", pa.string()),
-        ]
-    )
-
-
-def shard_source(settings: Settings, catalog: Catalog, dataset: str, source: str, root: Path = Path(".")) -> Path:
+def shard_source(
+    settings: Settings,
+    catalog: Catalog,
+    dataset: str,
+    source: str,
+    root: Path = Path("."),
+) -> Path:
     """Shards one ingested source; returns the folder of its index.
+
+    Args:
+        settings, catalog: what params.yaml and data/catalog/ say.
+        dataset, source: which source.
+        root: the project's folder.
 
     Raises:
         DataError: the source was not ingested, its archives have changed since, or a worker died.
@@ -92,22 +72,51 @@ def shard_source(settings: Settings, catalog: Catalog, dataset: str, source: str
             for key, item in sorted(tokenizers.items())
         ),
     )
-    results = prepare_all(task, _rows(samples), samples.metadata.num_rows, settings.data.workers)
+    same = {
+        "category": entry.category,
+        "licence_declared": entry.licence.declared,
+        "licence_verified": entry.licence.verified,
+    }
+    inputs = {
+        "code": code_sha256(_CODE, {package: version(package) for package in _PACKAGES}),
+        "lock": lock,
+        "max_image_pixels": task.max_image_pixels,
+        "same": same,
+        "samples": file_sha256(raw / SAMPLES),
+        "shard_size_mb": settings.data.shard_size_mb,
+        "task": [dataset, source, task.file],
+        "tokenizers": [[*item, _tokenizer_sha256(Path(item[1]))] for item in task.tokenizers],
+    }
     shards = Path("data/shards") / dataset / source
     index = root / "data/index" / dataset / source
-    rejects: list[tuple[str, str, str, str]] = []
-    with output_folders(root / shards, index) as (shard_folder, index_folder):
-        writer = _Writer(
-            shard_folder, index_folder, shards, settings.data.shard_size_mb, entry, index_schema(sorted(tokenizers))
+    schema = index_schema(sorted(tokenizers))
+    with (
+        output_folders(root / shards, index) as (shard_folder, index_folder),
+        Resumable(root / "scratch/shard" / dataset / source, inputs, settings.data.save_seconds) as work,
+    ):
+        members = work.make(
+            _MEMBERS, lambda file: write_members(list(task.containers), file, f"{dataset}/{source}'s archives")
         )
-        with writer:
-            for result in results:
+        task = replace(task, members=members)
+        writer = ShardWriter(work, shards, source, settings.data.shard_size_mb, schema, work.state)
+        info = (dataset, source, task.file)
+        common = {**same, "dataset": dataset, "source": source, "file": task.file}
+        total, done = samples.metadata.num_rows, writer.rows
+        with Progress(f"shard {dataset}/{source}", "samples", total, done) as progress:
+            for result in prepare_all(task, _rows(samples, done), total - done, settings.data.workers):
                 if isinstance(result, Prepared):
-                    writer.add(result, task)
+                    writer.add(result, common)
                 else:
-                    sample = SourceInfo(dataset, source, task.file, result[0]).sample_id
-                    rejects.append((sample, "shard", result[1].reason, result[1].evidence))
-        write_ledger(rejects, source, index_folder / REJECTS)
+                    sample = SourceInfo(*info, result[0]).sample_id
+                    writer.reject(sample, "shard", result[1].reason, result[1].evidence)
+                if work.due():
+                    work.save(writer.save())
+                progress.advance(1)
+        work.end(writer.end())
+        for name in writer.shards:
+            link_file(work.path(name), shard_folder / name)
+        writer.write_tables(index_folder)
+    work.delete()
     return index
 
 
@@ -115,72 +124,23 @@ def _place(root: Path, name: str) -> Path | str:
     return root / name if (root / name).exists() else name
 
 
+def _tokenizer_sha256(folder: Path) -> str | None:
+    file = folder / "tokenizer.json"
+    return file_sha256(file) if file.is_file() else None
+
+
 def _annotation_file(entry: Source) -> str:
     return str(getattr(entry.origin, "file", "annotations.json"))
 
 
-def _rows(samples: pq.ParquetFile) -> Iterator[RawRow]:
-    for batch in samples.iter_batches(batch_size=2000, columns=["row", "image", "conversations"]):
-        for row in batch.to_pylist():
+def _rows(samples: pq.ParquetFile, done: int) -> Iterator[RawRow]:
+    """The rows behind the first `done`; row groups that are done altogether are not read."""
+    groups, skip = list(range(samples.num_row_groups)), done
+    while groups and (size := samples.metadata.row_group(groups[0]).num_rows) <= skip:
+        groups, skip = groups[1:], skip - size
+    columns = ["row", "image", "conversations"]
+    for batch in samples.iter_batches(batch_size=_READ, row_groups=groups, columns=columns):
+        rest = batch.slice(skip)
+        skip = max(0, skip - batch.num_rows)
+        for row in rest.to_pylist():
             yield row["row"], row["image"], row["conversations"]
-
-
-class _Writer:
-    """Shards and index side by side; nothing is kept in memory for longer than a batch."""
-
-    def __init__(
-        self, shards: Path, index: Path, name: Path, megabytes: float, entry: Source, schema: pa.Schema
-    ) -> None:
-        self._folder = shards
-        self._name = name
-        self._limit = megabytes * _MEGABYTE
-        self._schema = schema
-        self._same = {
-            "category": entry.category,
-            "licence_declared": entry.licence.declared,
-            "licence_verified": entry.licence.verified,
-        }
-        self._index = pq.ParquetWriter(index / INDEX, schema, compression="zstd", store_schema=False)
-        self._tar: TarWriter | None = None
-        self._shards = 0
-        self._rows: list[dict[str, Any]] = []
-        self._written = False
-
-    def add(self, sample: Prepared, task: Task) -> None:
-        """Writes one sample: its record, then its picture, both under its row as the key."""
-        if self._tar is None or self._tar.size >= self._limit:
-            if self._tar is not None:
-                self._tar.close()
-            self._tar = TarWriter(self._folder / f"{self._shards:06d}.tar")
-            self._shards += 1
-        key = f"{sample.row:08d}"
-        row = {**sample.columns, **self._same, "dataset": task.dataset, "source": task.source, "file": task.file}
-        row["shard"] = (self._name / f"{self._shards - 1:06d}.tar").as_posix()
-        row["record_offset"], row["record_size"] = self._tar.add(f"{key}.json", sample.record), len(sample.record)
-        row["image_offset"] = row["image_size"] = None
-        if sample.picture is not None:
-            row["image_offset"] = self._tar.add(f"{key}.{sample.extension}", sample.picture)
-            row["image_size"] = len(sample.picture)
-        self._rows.append(row)
-        if len(self._rows) == _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        if any(row.keys() != set(self._schema.names) for row in self._rows[:1]):
-            raise DataError(
-                f"the index of {self._name} lacks columns: {set(self._schema.names) ^ self._rows[0].keys()}"
-            )
-        self._index.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
-        self._written = True
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            if self._rows or not self._written:
-                self._flush()
-            if self._tar is not None:
-                self._tar.close()
-        self._index.close()

@@ -1,17 +1,22 @@
 """Rows through worker processes in order, a bounded number of them in flight."""
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.connection import wait
 
 from fusion.data.errors import DataError
 from fusion.data.ingest.record import Reject
 from fusion.data.sharding.prepare import Prepared, Preparer, RawRow, Task
 
 _CHUNK = 128
+_CHUNK_BYTES = 32 << 20
+"""Pictures that one piece of work hands back; what is left of it is asked for again. Bounds the memory in flight."""
 _WORTH_PROCESSES = 3000
 """Samples. Below, starting processes takes longer than the work."""
 
@@ -25,28 +30,33 @@ def prepare_all(task: Task, rows: Iterator[RawRow], count: int, workers: int) ->
     Raises:
         DataError: a worker died (out of memory, or a fault in a decoder); the message names the rows it had.
     """
-    chunks = iter(lambda: list(islice(rows, _CHUNK)), [])
     if workers == 1 or count < _WORTH_PROCESSES:
         preparer = Preparer(task)
-        for chunk in chunks:
-            yield from preparer.prepare(chunk)
+        for row in rows:
+            yield preparer.prepare(*row)
         return
     # A fork server has no threads whose locks a fork could inherit, and imports this module once for all workers.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(task,)) as pool:
         waiting: deque[tuple[list[RawRow], Future[list[Result]]]] = deque()
-        for chunk in chunks:
+        for chunk in iter(lambda: list(islice(rows, _CHUNK)), []):
             waiting.append((chunk, pool.submit(_work, chunk)))
             if len(waiting) > 4 * workers:
-                yield from _result(task, *waiting.popleft())
+                yield from _results(task, pool, *waiting.popleft())
         while waiting:
-            yield from _result(task, *waiting.popleft())
+            yield from _results(task, pool, *waiting.popleft())
 
 
-def _result(task: Task, chunk: list[RawRow], future: "Future[list[Result]]") -> list[Result]:
+def _results(
+    task: Task, pool: ProcessPoolExecutor, chunk: list[RawRow], future: "Future[list[Result]]"
+) -> Iterator[Result]:
     try:
-        return future.result()
+        while chunk:
+            found = future.result()
+            yield from found
+            if chunk := chunk[len(found) :]:
+                future = pool.submit(_work, chunk)
     except BrokenProcessPool:
         raise DataError(
             f"a worker process died on rows {chunk[0][0]} to {chunk[-1][0]} of {task.dataset}/{task.source}, "
@@ -58,6 +68,7 @@ def _result(task: Task, chunk: list[RawRow], future: "Future[list[Result]]") -> 
 
 def _start(task: Task) -> None:
     global _preparer
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     try:
         _preparer = Preparer(task)
     except DataError as error:
@@ -65,9 +76,25 @@ def _start(task: Task) -> None:
         _preparer = error
 
 
+def _end_with_parent() -> None:
+    """A parent that is killed tells its workers nothing; they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
 def _work(chunk: list[RawRow]) -> list[Result]:
     if isinstance(_preparer, DataError):
         raise _preparer
     if _preparer is None:
         raise RuntimeError("the worker was not started")
-    return _preparer.prepare(chunk)
+    done: list[Result] = []
+    size = 0
+    for row in chunk:
+        result = _preparer.prepare(*row)
+        done.append(result)
+        size += len(result.picture or b"") if isinstance(result, Prepared) else 0
+        if size >= _CHUNK_BYTES:
+            break
+    return done

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.io.plugins import register_io_source
 
 from fusion.data.errors import DataError, NoSpaceError
 
@@ -22,7 +23,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 def output_folder(target: Path) -> Iterator[Path]:
     """Gives the folder `.<name>.partial` beside `target` to write into and renames it to `target` at the end.
 
-    An older `target` is replaced as a whole; a failure leaves it untouched and removes what was written.
+    An older `target` is replaced as a whole; a failure leaves it untouched and removes what was written. A kill leaves
+    it whole or not there: it is moved away before it is taken apart.
     A full disk raises `NoSpaceError` with the folder's name.
     """
     with output_folders(target) as folders:
@@ -31,23 +33,31 @@ def output_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def output_folders(*targets: Path) -> Iterator[list[Path]]:
-    """`output_folder` for several that belong together: none of them is renamed before all are written."""
+    """`output_folder` for several that belong together: all older ones are gone before a new one is there."""
     partials = [target.with_name(f".{target.name}.partial") for target in targets]
+    older = [target.with_name(f".{target.name}.older") for target in targets]
     try:
         with full_disk_named(*targets):
+            for left in (*partials, *older):
+                if left.exists():
+                    shutil.rmtree(left)
             for partial in partials:
-                if partial.exists():
-                    shutil.rmtree(partial)
                 partial.mkdir(parents=True)
             yield partials
-            for partial, target in zip(partials, targets, strict=True):
+            for target, away in zip(targets, older, strict=True):
                 if target.is_dir():
-                    shutil.rmtree(target)
+                    target.rename(away)
+            for partial, target in zip(partials, targets, strict=True):
                 partial.rename(target)
     except BaseException:
+        for target, away in zip(targets, older, strict=True):
+            if away.exists() and not target.exists():
+                away.rename(target)
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)
         raise
+    for away in older:
+        shutil.rmtree(away, ignore_errors=True)
 
 
 @contextmanager
@@ -73,7 +83,29 @@ def _room(folder: Path) -> int:
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Writes `frame` with the fixed settings of all tables here: the same rows give the same bytes."""
-    frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True, row_group_size=100_000)
+    frame.write_parquet(path, **_TABLE)
+
+
+def write_parquet_parts(parts: Iterator[pl.DataFrame], schema: pl.Schema, path: Path) -> None:
+    """Writes the rows of all `parts`, which have the columns of `schema`: the bytes that `write_parquet` would write.
+
+    Memory holds a few parts at a time.
+    """
+
+    def rows(
+        columns: list[str] | None, predicate: pl.Expr | None, count: int | None, batch: int | None
+    ) -> Iterator[pl.DataFrame]:
+        yield from parts
+
+    register_io_source(rows, schema=schema).sink_parquet(path, maintain_order=True, **_TABLE)
+
+
+_TABLE: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "statistics": True,
+    "row_group_size": 100_000,
+}
 
 
 def read_json(path: Path, made_by: str) -> Any:

@@ -8,10 +8,16 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from fusion.data.errors import DataError
+from fusion.data.store.members import Member, Table, find, make_table
+from fusion.data.store.zips import EncryptedError, ZipFile
 
 ARCHIVES = (".tar", ".zip")
 """Archives from which a member can be read in place."""
@@ -48,7 +54,8 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
     """The image folders and archives that `images` names below `folder`, archives inside the folders included.
 
     Raises:
-        DataError: one of them is missing, or is an archive that cannot be read in place.
+        DataError: one of them is missing, is an archive that cannot be read in place, no file at all, or, where it was
+            found inside a folder and not named, a link that leaves `folder`.
     """
     found: list[Path] = []
     for name in images:
@@ -56,13 +63,19 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
         if path.is_dir():
             inside = sorted(item for item in path.iterdir() if item.name.endswith((*ARCHIVES, *COMPRESSED)))
             found += [path, *inside]
-        elif path.is_file():
+            for item in inside:
+                # An image folder may itself be a link, to another disk for example: its entry in the catalog names it.
+                if not (leads_inside(item, path) or leads_inside(item, folder)):
+                    raise DataError(f"{item} is a link that leaves {folder}: name what it points to as `images`")
+        elif os.path.lexists(path):
             found.append(path)
         else:
             raise DataError(
                 f"{path} is missing: the pictures of this source were expected there, as a folder or an archive"
             )
     for path in found:
+        if not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path} is no ordinary file, but a pipe, a device or a link to nothing: take it away")
         if path.is_file() and path.name.endswith(COMPRESSED):
             raise DataError(
                 f"{path} is a compressed tar, which cannot be read in place: repack it as a plain .tar (gunzip)"
@@ -70,6 +83,17 @@ def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
         if path.is_file() and not path.name.endswith(ARCHIVES):
             raise DataError(f"{path} is neither a folder nor a .tar or .zip archive")
     return found
+
+
+def leads_inside(path: Path, folder: Path) -> bool:
+    """Whether `path`, its links followed, lies in `folder`.
+
+    A snapshot of the Hub's cache is a folder of links to files in `blobs` beside it, which count as being inside.
+    """
+    real, whole = path.resolve(), folder.resolve()
+    snapshot = next((parent for parent in (whole, *whole.parents) if parent.parent.name == "snapshots"), None)
+    blobs = snapshot.parent.parent / "blobs" if snapshot else None
+    return real.is_relative_to(whole) or (blobs is not None and real.is_relative_to(blobs))
 
 
 def file_size(path: Path) -> int | None:
@@ -96,26 +120,39 @@ class ImageStore:
     `a/b.jpg`, `images/a/b.jpg`, or `b.jpg` of the archive `a.tar` or `a.zip`.
     """
 
-    def __init__(self, containers: list[Path], max_bytes: int) -> None:
-        """`max_bytes`: a larger file is an `ImageError` instead of being read.
+    def __init__(self, containers: list[Path], max_bytes: int, table: Path | None = None) -> None:
+        """Opens all archives.
+
+        Args:
+            containers: image folders and archives, in the order in which they are looked through.
+            max_bytes: a larger file is an `ImageError` instead of being read.
+            table: a file of `write_members` for these containers; without it the archives are read through now.
 
         Raises:
             DataError: an archive cannot be opened, or its list of members is damaged.
         """
         self._folders = [path.resolve() for path in containers if path.is_dir()]
-        self._archives = [_open_archive(path) for path in containers if path.is_file()]
+        paths = _archives(containers)
+        self._table: Table = _make_table(paths, "archives") if table is None else np.load(table, mmap_mode="r")
+        self._archives: list[_Tar | ZipFile] = []
+        self._stems: dict[str, list[int]] = {}
+        for number, path in enumerate(paths):
+            self._stems.setdefault(path.stem, []).append(number)
+            with _damage_named(path):
+                self._archives.append(ZipFile(path) if path.name.endswith(".zip") else _Tar(path))
         self._max_bytes = max_bytes
 
     def read(self, image: str) -> bytes:
         """The bytes of the picture `image`.
 
         Raises:
-            ImageError: with one of the reasons missing-image (nothing holds it, or only outside the image folder,
-                through a link), image-name-too-long (for a file, and no archive holds it), file-too-large,
-                unreadable-image (the system refuses), damaged-archive-member, encrypted-archive-member,
-                unsupported-compression, out-of-memory.
+            ImageError: with one of the reasons missing-image (nothing holds it), not-a-file (a folder, a device, a link
+                in an archive ...), link-outside (of the image folder), image-name-too-long (for a file, and no archive
+                holds it), file-too-large, unreadable-image (the system refuses), damaged-archive-member,
+                encrypted-archive-member, unsupported-compression, out-of-memory.
         """
         too_long: OSError | None = None
+        other: str | None = None
         for folder in self._folders:
             try:
                 data = self._read_file(folder, image)
@@ -126,22 +163,34 @@ class ImageStore:
             else:
                 if data is not None:
                     return data
-        for archive in self._archives:
-            for name in (image, f"images/{image}", image.removeprefix(f"{archive.stem}/")):
-                if name in archive.members:
-                    self._check_size(image, archive.size(name))
-                    return archive.read(name)
+                other = other or _no_file(folder / image)
+        if (member := self._find(image)) is not None:
+            if member.kind is None:
+                self._check_size(image, member.size)
+                return _read_member(self._archives[member.archive], image, member)
+            other = other or member.kind
         if too_long is not None:
             raise ImageError("image-name-too-long", f"no file can have a name of {len(image.encode())} bytes: {image}")
+        if other is not None:
+            raise ImageError("not-a-file", f"{image} is {other}, not a file")
         raise ImageError("missing-image", f"{image} is in no image folder or archive of the source")
+
+    def _find(self, image: str) -> Member | None:
+        """The first archive's member that has one of the picture's three names; files before what is none."""
+        found = [find(self._table, name) for name in (image, f"images/{image}")]
+        stem, _, rest = image.partition("/")
+        if rest and stem in self._stems:
+            found += [find(self._table, rest, only=number) for number in self._stems[stem]]
+        there = (member for member in found if member is not None)
+        return min(there, key=lambda member: (member.kind is not None, member.archive), default=None)
 
     def _read_file(self, folder: Path, image: str) -> bytes | None:
         path = folder / image
         size = file_size(path)
         if size is None:
             return None
-        if not path.resolve().is_relative_to(folder):
-            raise ImageError("missing-image", f"{image} is a link that leaves the image folder")
+        if not leads_inside(path, folder):
+            raise ImageError("link-outside", f"{image} is a link that leaves the image folder")
         self._check_size(image, size)
         return path.read_bytes()
 
@@ -156,74 +205,63 @@ class ImageStore:
             archive.close()
 
 
+def write_members(containers: list[Path], file: IO[bytes], label: str) -> None:
+    """Reads the archives among `containers` through and writes where their members lie, for `ImageStore`.
+
+    Raises:
+        DataError: an archive cannot be opened, or its list of members is damaged.
+    """
+    np.save(file, _make_table(_archives(containers), label))
+
+
+def _archives(containers: list[Path]) -> list[Path]:
+    return [path for path in containers if path.is_file()]
+
+
+def _make_table(paths: list[Path], label: str) -> Table:
+    return make_table(paths, label, _damage_named)
+
+
 class _Tar:
+    """A tar whose members are known by the places of their data."""
+
     def __init__(self, path: Path) -> None:
-        self.stem = path.stem
-        self.members: dict[str, tuple[int, int]] = {}
         self._file: IO[bytes] = path.open("rb")
-        try:
-            with tarfile.open(fileobj=self._file, mode="r:") as tar:
-                before = -1
-                while (member := tar.next()) is not None:
-                    if tar.offset <= before:
-                        raise tarfile.ReadError(f"the header at byte {member.offset} points backwards")
-                    before = tar.offset
-                    if member.isreg():
-                        self.members[member.name.removeprefix("./")] = (member.offset_data, member.size)
-                    tar.members = []  # type: ignore[attr-defined]  # the library would keep every header in memory
-        except BaseException:
-            self._file.close()
-            raise
 
-    def size(self, name: str) -> int:
-        return self.members[name][1]
-
-    def read(self, name: str) -> bytes:
-        offset, size = self.members[name]
-        try:
-            return os.pread(self._file.fileno(), size, offset)
-        except (OSError, OverflowError, ValueError) as error:
-            raise ImageError("damaged-archive-member", f"{name}: {error}") from error
+    def read(self, place: int, size: int) -> bytes:
+        return os.pread(self._file.fileno(), size, place)
 
     def close(self) -> None:
         self._file.close()
 
 
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self.stem = path.stem
-        self._zip = zipfile.ZipFile(path)
-        self.members = {item.filename.removeprefix("./"): item for item in self._zip.infolist() if not item.is_dir()}
-
-    def size(self, name: str) -> int:
-        return self.members[name].file_size
-
-    def read(self, name: str) -> bytes:
-        member = self.members[name]
-        if member.flag_bits & _ENCRYPTED:
-            raise ImageError("encrypted-archive-member", f"{name} needs a password")
-        try:
-            return self._zip.read(member)
-        except NotImplementedError as error:
-            told = f"{name} is packed by method {member.compress_type}: {error}"
-            raise ImageError("unsupported-compression", told) from error
-        except MemoryError as error:
-            raise ImageError("out-of-memory", f"{name} cannot be unpacked with the memory there is") from error
-        except _DAMAGE as error:
-            raise ImageError("damaged-archive-member", f"{name}: {type(error).__name__}: {error}") from error
-
-    def close(self) -> None:
-        self._zip.close()
-
-
-_ENCRYPTED = 0x1
-"""Bit 0 of a zip member's flags."""
-
-
-def _open_archive(path: Path) -> "_Tar | _Zip":
-    kind = "zip" if path.name.endswith(".zip") else "tar"
+def _read_member(archive: _Tar | ZipFile, image: str, member: Member) -> bytes:
     try:
-        return _Zip(path) if kind == "zip" else _Tar(path)
+        return archive.read(member.place) if isinstance(archive, ZipFile) else archive.read(member.place, member.size)
+    except EncryptedError as error:
+        raise ImageError("encrypted-archive-member", str(error)) from error
+    except NotImplementedError as error:
+        raise ImageError("unsupported-compression", f"{image}: {error}") from error
+    except MemoryError as error:
+        raise ImageError("out-of-memory", f"{image} cannot be unpacked with the memory there is") from error
+    except _DAMAGE as error:
+        raise ImageError("damaged-archive-member", f"{image}: {type(error).__name__}: {error}") from error
+
+
+def _no_file(path: Path) -> str | None:
+    """What is at `path` in the place of a file, or None when nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        return "a link to itself" if getattr(error, "errno", None) == errno.ELOOP else None
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (*_DAMAGE, MemoryError) as error:
+        kind = "zip" if path.name.endswith(".zip") else "tar"
         told = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as a {kind} archive: {told}. Get the file again") from error

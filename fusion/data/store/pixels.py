@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pdqhash
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fusion.data.ingest.record import Reject
 
@@ -18,6 +18,10 @@ MODES = _BYTE_MODES | {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 """Pillow's pixel modes that training can read; the others (floating point) have no defined range of values."""
 _ORIENTATION = 0x0112
 """The tag of EXIF that says how to turn a picture upright."""
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+"""The first bytes of files of these formats; others are no pictures, or of a format that is not read."""
+_MOST_SCANS = 500
+"""Of a JPEG. A progressive one has about ten, and each costs a pass over all pixels."""
 _HASHED_SIDE = 512
 """Pixels. PDQ works on 64 x 64 pixels inside; a larger picture is first made smaller, which bounds its cost."""
 
@@ -43,6 +47,8 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
     """Decodes and measures a picture of at most `max_pixels` pixels."""
     if not data:
         return Reject("empty-image", "the file has no bytes")
+    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
+        return Reject("too-many-scans", f"{scans} scans, limit {_MOST_SCANS}")
     try:
         with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
             width, height = image.size
@@ -60,6 +66,9 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
                 return Reject("corrupt-metadata", f"{type(fault).__name__}: {fault}")
     except MemoryError:
         return Reject("out-of-memory", f"{len(data)} bytes that cannot be decoded with the memory there is")
+    except UnidentifiedImageError:
+        reason = "corrupt-image" if data.startswith(_STARTS) else "unsupported-format"
+        return Reject(reason, f"{len(data)} bytes starting {data[:16]!r} are none of {', '.join(EXTENSIONS)}")
     except Exception as error:  # decoders raise whatever their libraries do; each means the same here
         reason = "truncated-image" if "truncated" in str(error).lower() else "corrupt-image"
         return Reject(reason, f"{type(error).__name__}: {error}; {len(data)} bytes starting {data[:8].hex()}")

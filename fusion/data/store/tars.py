@@ -3,6 +3,7 @@
 import tarfile
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
@@ -25,9 +26,11 @@ def _header(name: str, size: int) -> bytes:
 class TarWriter:
     """Writes members one after the other; a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self.size = 0
+    def __init__(self, path: Path | IO[bytes]) -> None:
+        """`path`: a new file, or one opened behind the members that it has already; that one stays open."""
+        self._own = isinstance(path, Path)
+        self._file: IO[bytes] = path.open("wb") if isinstance(path, Path) else path
+        self.size = self._file.tell()
         """Bytes written so far, the end mark not counted."""
 
     def add(self, name: str, data: bytes) -> int:
@@ -40,9 +43,10 @@ class TarWriter:
         return offset
 
     def close(self) -> None:
-        """Writes the end mark, up to a full record as tar does, and closes the file."""
+        """Writes the end mark, up to a full record as tar does, and closes the file if it was opened here."""
         self._file.write(_END + bytes(-(self.size + len(_END)) % tarfile.RECORDSIZE))
-        self._file.close()
+        if self._own:
+            self._file.close()
 
     def __enter__(self) -> "TarWriter":
         return self
@@ -52,5 +56,5 @@ class TarWriter:
     ) -> None:
         if error is None:
             self.close()
-        else:
+        elif self._own:
             self._file.close()

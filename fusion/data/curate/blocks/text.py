@@ -5,7 +5,7 @@ from typing import ClassVar
 import polars as pl
 
 from fusion.data.curate.base import AT, Block, Samples, first_reason, no_rejects
-from fusion.data.curate.text_rules import CARD, CONTROL, EMAIL, PHONE, SCRIPTS, plain, useless
+from fusion.data.curate.text_rules import CARD, CONTROL, EMAIL, PHONE, SCRIPTS, plain, useless, visible
 
 _LETTERS_IN_SCRIPT = 0.9
 
@@ -28,7 +28,7 @@ class Text(Block):
 
     def _rules(self, samples: Samples) -> list[tuple[str, pl.Expr, pl.Expr]]:
         value, answer = pl.col("value"), pl.col("role") == "gpt"
-        stripped = value.str.strip_chars()
+        stripped = visible(value)
         chars = stripped.str.len_chars()
         length = pl.format("{} characters", chars)
         shown = value.str.slice(0, 120)
