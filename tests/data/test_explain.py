@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from fusion.cli import app
 from fusion.data.benchmarks import build_benchmark
-from fusion.data.curate.base import Samples
 from fusion.data.curate.blocks.text import Text
+from fusion.data.curate.samples import Samples
+from fusion.data.curate.workers import Workers
 from fusion.data.errors import DataError
 from fusion.data.explain.border import Border
 from fusion.data.explain.outputs import Outputs
@@ -213,10 +214,10 @@ def test_what_is_measured_agrees_with_the_text_block(
         {"row": [0], "conversations": [talk(*(text.encode("utf-8", "replace").decode() for text in messages))]}
     )
     raw.write_parquet(folder / "samples.parquet")
-    frame = pl.DataFrame(
-        {"at": [0], "sample_id": ["d/s/0"], "source": ["s"], "row": [0]}, schema_overrides={"at": pl.UInt32}
-    )
-    block = Text().rejects(Samples(root, "d", {"s": profile}, {}, [], frame.cast({"at": pl.UInt32})))
+    index = root / "data/index/d/s"
+    index.mkdir(parents=True)
+    raw.select("row").write_parquet(index / "index.parquet")
+    block = Text().rejects(Samples(root, "d", {"s": profile}, {}, [], Workers("d", 1), root))
     exploded = raw.explode("conversations").unnest("conversations").rename({"from": "role"})
     measured = text_measures(exploded, "row", scripts).to_dicts()[0]
     broken = {

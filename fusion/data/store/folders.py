@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.io.plugins import register_io_source
 
 from fusion.data.errors import DataError, NoSpaceError
 
@@ -73,7 +74,29 @@ def _room(folder: Path) -> int:
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Writes `frame` with the fixed settings of all tables here: the same rows give the same bytes."""
-    frame.write_parquet(path, compression="zstd", compression_level=3, statistics=True, row_group_size=100_000)
+    frame.write_parquet(path, **_TABLE)
+
+
+def write_parquet_parts(parts: Iterator[pl.DataFrame], schema: pl.Schema, path: Path) -> None:
+    """Writes the rows of all `parts`, which have the columns of `schema`: the bytes that `write_parquet` would write.
+
+    Memory holds a few parts at a time.
+    """
+
+    def rows(
+        columns: list[str] | None, predicate: pl.Expr | None, count: int | None, batch: int | None
+    ) -> Iterator[pl.DataFrame]:
+        yield from parts
+
+    register_io_source(rows, schema=schema).sink_parquet(path, maintain_order=True, **_TABLE)
+
+
+_TABLE: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "statistics": True,
+    "row_group_size": 100_000,
+}
 
 
 def read_json(path: Path, made_by: str) -> Any:
