@@ -17,7 +17,6 @@ from fusion.cli import app
 from fusion.data.benchmarks import build_benchmark
 from fusion.data.curate.blocks.text import Text
 from fusion.data.curate.samples import Samples
-from fusion.data.curate.workers import Workers
 from fusion.data.errors import DataError
 from fusion.data.explain.border import Border
 from fusion.data.explain.outputs import Outputs
@@ -25,6 +24,7 @@ from fusion.data.explain.page import write_examples
 from fusion.data.explain.rules import RULES, rules_of, text_measures
 from fusion.data.explain.story import explain_sample
 from fusion.data.explain.tell import tell
+from fusion.data.store.workers import Workers
 from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.settings import load_settings

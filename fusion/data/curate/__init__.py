@@ -15,10 +15,10 @@ import numpy as np
 from fusion.data.curate.base import load_blocks
 from fusion.data.curate.output import MANIFEST, Ledger, check, summarise, write_manifest
 from fusion.data.curate.samples import AT, Samples
-from fusion.data.curate.workers import Workers
 from fusion.data.errors import DataError
 from fusion.data.leftovers import check_leftovers
 from fusion.data.store.folders import output_folder
+from fusion.data.store.workers import Workers
 from fusion.files import write_json
 
 if TYPE_CHECKING:

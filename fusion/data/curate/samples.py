@@ -20,7 +20,7 @@ from fusion.data.store.folders import read_parquet, readable
 from fusion.settings import CurationProfile
 
 if TYPE_CHECKING:
-    from fusion.data.curate.workers import Workers
+    from fusion.data.store.workers import Workers
 
 T = TypeVar("T")
 AT = "at"
