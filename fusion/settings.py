@@ -40,11 +40,13 @@ class Run(Section):
 
 
 class Data(Section):
-    """Ingest and sharding. `roots` maps a data set to the folder that holds it in the published layout."""
+    """Ingest, sharding and curation. `roots` maps a data set to the folder that holds it in the published layout."""
 
     roots: dict[str, str] = {}
     shard_size_mb: float = Field(gt=0)
     workers: PositiveInt
+    runner: Literal["processes", "dask", "ray"]
+    scheduler: str | None
     max_image_pixels: PositiveInt
 
 

@@ -28,6 +28,8 @@ VARIANT = "micro"
 NO_PARAMS = {
     "data.roots": "where data lies on this machine; what it is, ingest writes down by hash",
     "data.workers": "how many processes share the work; the result is the same",
+    "data.runner": "where they run",
+    "data.scheduler": "where they run",
 }
 """Settings that a stage reads and that outputs do not depend on."""
 WHOLE = {"model_dump", "model_dump_json", "model_copy"}

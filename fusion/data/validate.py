@@ -46,7 +46,8 @@ def validate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: P
         if folder.exists():
             shutil.rmtree(folder)
     curated = Curated(root, dataset, entry)
-    with Workers(dataset, settings.data.workers) as workers:
+    data = settings.data
+    with Workers(dataset, data.workers, data.runner, data.scheduler) as workers:
         results = run_suites(suites(curated)) + run_sources(curated, workers)
     failed = [result for result in results if not result["success"] and result["severity"] == "critical"]
     warned = [result for result in results if not result["success"] and result["severity"] != "critical"]

@@ -38,7 +38,9 @@ def curate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: Pat
     check_leftovers(catalog, [dataset], root)
     profiles = {name: _profile(settings, dataset, name, source.profile) for name, source in entry.sources.items()}
     target = root / "data/manifests" / dataset
-    with output_folder(target) as folder, Workers(dataset, settings.data.workers) as workers:
+    data = settings.data
+    workers = Workers(dataset, data.workers, data.runner, data.scheduler)
+    with output_folder(target) as folder, workers:
         scratch = folder / "scratch"
         scratch.mkdir()
         samples = Samples(

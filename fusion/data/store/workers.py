@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from fusion.data.errors import DataError
+from fusion.data.store.cluster import Cluster
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 WORTH_PROCESSES = 60_000
 """Samples. Below, starting processes takes longer than the work."""
+_ON_A_CLUSTER = 64
+"""Parts that are handed to a running cluster at a time, at least."""
 _EVERY = 10.0
 """Seconds between two lines about progress."""
 
@@ -25,11 +29,19 @@ _EVERY = 10.0
 class Workers:
     """Up to `count` processes, started when there is enough to do; a context manager."""
 
-    def __init__(self, name: str, count: int) -> None:
-        """`name`: of the data set, for messages."""
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        runner: Literal["processes", "dask", "ray"] = "processes",
+        address: str | None = None,
+    ) -> None:
+        """`name`: of the data set, for messages; `runner` and `address`: see data.runner and data.scheduler."""
         self._name = name
         self._count = count
-        self._pool: ProcessPoolExecutor | None = None
+        self._runner = runner
+        self._address = address
+        self._pool: ProcessPoolExecutor | Cluster | None = None
 
     def map(self, told: str, job: Callable[..., T], tasks: Iterable[tuple[Any, ...]], sizes: list[int]) -> Iterator[T]:
         """`job(*task)` for every task, in order.
@@ -49,19 +61,20 @@ class Workers:
                 yield job(*task)
                 progress.add(size)
             return
-        waiting: deque[tuple[int, Future[T]]] = deque()
+        waiting: deque[tuple[int, _Future[T]]] = deque()
         try:
             for task, size in zip(tasks, sizes, strict=True):
                 waiting.append((size, self._processes().submit(job, *task)))
-                if len(waiting) > 2 * self._count:
+                if len(waiting) > self._ahead():
                     yield self._next(told, waiting, progress)
             while waiting:
                 yield self._next(told, waiting, progress)
         finally:
             for _, future in waiting:
-                future.cancel()
+                if isinstance(future, Future):
+                    future.cancel()
 
-    def _next(self, told: str, waiting: deque[tuple[int, Future[T]]], progress: _Progress) -> T:
+    def _next(self, told: str, waiting: deque[tuple[int, _Future[T]]], progress: _Progress) -> T:
         size, future = waiting.popleft()
         try:
             result = future.result()
@@ -73,7 +86,13 @@ class Workers:
         progress.add(size)
         return result
 
-    def _processes(self) -> ProcessPoolExecutor:
+    def _ahead(self) -> int:
+        # Nobody here knows how many processes a running cluster has.
+        return 2 * self._count if self._address is None else max(2 * self._count, _ON_A_CLUSTER)
+
+    def _processes(self) -> ProcessPoolExecutor | Cluster:
+        if self._pool is None and self._runner != "processes":
+            self._pool = Cluster(self._runner, self._address, self._count)
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._count, mp_context=context, initializer=_one_thread)
@@ -87,6 +106,12 @@ class Workers:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+class _Future(Protocol[T_co]):
+    """What both the standard library's and Prefect's futures have."""
+
+    def result(self) -> T_co: ...
 
 
 class _Progress:

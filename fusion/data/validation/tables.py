@@ -43,7 +43,8 @@ class Curated:
         self._folder = root / "data/manifests" / name
         self._made_by = f"fusion curate {name}"
         self.summary: dict[str, Any] = read_json(self._folder / "summary.json", self._made_by)
-        parquet_file(self._folder / "ledger.parquet", self._made_by)
+        self._ledger = self._folder / "ledger.parquet"
+        parquet_file(self._ledger, self._made_by)
         self._path = self._folder / "manifest.parquet"
         self._columns = parquet_file(self._path, self._made_by).schema_arrow
         self.manifest_sha256 = file_sha256(self._path)
@@ -64,12 +65,9 @@ class Curated:
             {"column": names, "type": types, "expected": [_plain_type(wanted.get(name, "none")) for name in names]}
         )
 
-    def _collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        with readable(self._path, self._made_by):
+    def _collect(self, frame: pl.LazyFrame, path: Path | None = None) -> pl.DataFrame:
+        with readable(path or self._path, self._made_by):
             return frame.collect(engine="streaming")
-
-    def _logged(self) -> pl.LazyFrame:
-        return pl.scan_parquet(self._folder / "ledger.parquet")
 
     def extent(self, name: str) -> int:
         """Rows of the manifest from the first to the last of a source; those of others between them would count."""
@@ -120,7 +118,8 @@ class Curated:
 
     def totals(self) -> pl.DataFrame:
         """One row a source: its numbers in the summary, the manifest and the ledger, and their differences."""
-        logged = dict(self._collect(self._logged().group_by("source").len()).iter_rows())
+        counted = pl.scan_parquet(self._ledger).group_by("source").len()
+        logged = dict(self._collect(counted, self._ledger).iter_rows())
         table = []
         for name in [*self.entry.sources, *sorted(set(self.summary["sources"]) - set(self.entry.sources))]:
             facts = self.summary["sources"].get(name, {"ingested": 0, "kept": 0, "rejected": 0, "reasons": {}})
@@ -143,19 +142,18 @@ class Curated:
 
     def whole(self) -> pl.DataFrame:
         """One row for the data set."""
-        logged = self._logged().select("sample_id")
+        logged = pl.scan_parquet(self._ledger)
         manifest = pl.scan_parquet(self._path).select("sample_id")
-        both = self._collect(manifest.join(logged, on="sample_id", how="semi").select(pl.len())).item()
+        both = manifest.join(logged.select("sample_id"), on="sample_id", how="semi").select(pl.len())
         incomplete = pl.any_horizontal(pl.col("block", "reason", "evidence").is_null()).sum()
-        ledger = self._collect(
-            self._logged().select(again=pl.len() - pl.col("sample_id").n_unique(), incomplete=incomplete)
-        ).row(0, named=True)
+        counts = logged.select(again=pl.len() - pl.col("sample_id").n_unique(), incomplete=incomplete)
+        ledger = self._collect(counts, self._ledger).row(0, named=True)
         facts = self.summary
         return pl.DataFrame(
             {
                 "kept_share": [facts["kept"] / max(1, facts["ingested"])],
                 "not_accounted_for": [facts["ingested"] - facts["kept"] - facts["rejected"]],
-                "kept_and_rejected": [both],
+                "kept_and_rejected": [self._collect(both).item()],
                 "rejected_twice": [int(ledger["again"])],
                 "reasons_missing": [int(ledger["incomplete"])],
                 "licences_not_verified": [
