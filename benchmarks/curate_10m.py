@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import threading
 import time
@@ -28,17 +29,16 @@ from typing import Any
 
 import psutil
 
-from benchmarks.made_up import DATASET, catalog_of, counts, write_all
-from benchmarks.report import surroundings
+from benchmarks.made_up import DATASET, Plan, write_all
 from fusion.data.benchmarks import build_benchmark
-from fusion.data.catalog import Catalog, load_catalog
+from fusion.data.catalog import Catalog
 from fusion.data.curate import curate_dataset
 from fusion.data.curate.base import Block, load_blocks
 from fusion.data.ingest import ingest_source
 from fusion.data.validate import validate_dataset
 from fusion.settings import Settings, load_settings
 
-_CATALOG = Path("data/catalog")
+CATALOG = Path("data/catalog")
 _EVERY = 0.1
 _GIGABYTE = 1e9
 Step = Callable[[Settings, Catalog, Path], dict[str, float]]
@@ -82,30 +82,30 @@ def _time(block: type[Block], seconds: dict[str, float]) -> None:
     block.rejects = timed  # type: ignore[method-assign]
 
 
-def measure(rows: int, workers: int, root: Path) -> dict[str, Any]:
-    """One run with `rows` samples in the folder `root`, which is removed before and after."""
+def measure(plan: Plan, workers: int, root: Path) -> dict[str, Any]:
+    """One run in the folder `root`, which is removed before and after."""
     shutil.rmtree(root, ignore_errors=True)
-    settings, catalog = _inputs(rows, workers, root)
+    settings, catalog = _inputs(plan, workers, root)
     start = time.perf_counter()
-    expected = write_all(root, _CATALOG.resolve(), settings, rows, workers)
-    print(f"{rows:,} samples made up in {time.perf_counter() - start:.0f} s", flush=True)
+    expected = write_all(root, plan, settings, workers)
+    print(f"{plan.rows:,} samples made up in {time.perf_counter() - start:.0f} s", flush=True)
     for name in catalog.benchmarks:
         build_benchmark(settings, catalog, name=name, root=root)
     size = sum(file.stat().st_size for file in (root / "published").iterdir())
     steps = {}
     for name in STEPS:
-        steps[name] = _run(name, rows, workers, root)
+        steps[name] = _run(name, plan, workers, root)
         print(f"{name}: {json.dumps(steps[name])}", flush=True)
     summary = json.loads((root / "data/manifests" / DATASET / "summary.json").read_text(encoding="utf-8"))
     validation = json.loads((root / "data/validation" / DATASET / "validation.json").read_text(encoding="utf-8"))
     shutil.rmtree(root)
     seconds = sum(step["seconds"] for step in steps.values())
     return {
-        "rows": rows,
+        "rows": plan.rows,
         "sources": len(catalog.dataset(DATASET).sources),
         "annotations_gb": round(size / _GIGABYTE, 2),
         "seconds": round(seconds, 1),
-        "rows_a_second": round(rows / seconds),
+        "rows_a_second": round(plan.rows / seconds),
         "peak_gb": max(step["peak_gb"] for step in steps.values()),
         "steps": steps,
         "kept": summary["kept"],
@@ -114,14 +114,10 @@ def measure(rows: int, workers: int, root: Path) -> dict[str, Any]:
     }
 
 
-def _inputs(rows: int, workers: int, root: Path) -> tuple[Settings, Catalog]:
-    settings, published = load_settings(), load_catalog(_CATALOG)
+def _inputs(plan: Plan, workers: int, root: Path) -> tuple[Settings, Catalog]:
+    settings = load_settings()
     data = settings.data.model_copy(update={"roots": {DATASET: str(root / "published")}, "workers": workers})
-    catalog, there = catalog_of(published, rows), counts(published, rows)
-    # Of very few rows some sources have none.
-    sources = {name: source for name, source in catalog.dataset(DATASET).sources.items() if name in there}
-    dataset = catalog.dataset(DATASET).model_copy(update={"sources": sources})
-    return settings.model_copy(update={"data": data}), catalog.model_copy(update={"datasets": {DATASET: dataset}})
+    return settings.model_copy(update={"data": data}), plan.made_catalog()
 
 
 def _found(summary: dict[str, Any], expected: Counter[str]) -> dict[str, dict[str, int]]:
@@ -132,29 +128,32 @@ def _found(summary: dict[str, Any], expected: Counter[str]) -> dict[str, dict[st
     return {name: {"made": expected[name], "dropped": dropped[name]} for name in sorted({*expected, *dropped})}
 
 
-def _run(name: str, rows: int, workers: int, root: Path) -> dict[str, Any]:
+def _run(name: str, plan: Plan, workers: int, root: Path) -> dict[str, Any]:
     """A step in a new process, watched."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_step, args=(theirs, name, rows, workers, root))
+    process = context.Process(target=_step, args=(theirs, name, plan, workers, root))
     start = time.perf_counter()
     process.start()
     theirs.close()
     watch = _Watch(process.pid or 0)
     try:
-        inside = ours.recv()
+        blocks, cpu = ours.recv()
         seconds = time.perf_counter() - start
     except EOFError:
         raise SystemExit(f"the step {name} failed") from None
     finally:
         peak = watch.end()
         process.join()
-    found: dict[str, Any] = {"seconds": round(seconds, 2), "rows_a_second": round(rows / seconds), "peak_gb": peak}
-    return {**found, "blocks": inside} if inside else found
+    found: dict[str, Any] = {"seconds": round(seconds, 2), "rows_a_second": round(plan.rows / seconds), "peak_gb": peak}
+    found["cpu_seconds"] = cpu
+    return {**found, "blocks": blocks} if blocks else found
 
 
-def _step(pipe: Connection, name: str, rows: int, workers: int, root: Path) -> None:
-    pipe.send(STEPS[name](*_inputs(rows, workers, root), root))
+def _step(pipe: Connection, name: str, plan: Plan, workers: int, root: Path) -> None:
+    blocks = STEPS[name](*_inputs(plan, workers, root), root)
+    # Of this process and those that it started, which have ended.
+    pipe.send((blocks, round(sum(os.times()[:4]), 2)))
 
 
 class _Watch:
@@ -191,8 +190,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("scratch/curate_10m"))
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    from benchmarks.report import surroundings  # takes in torch, which no step needs
+
     sizes = [arguments.rows] if arguments.against is None else [arguments.against, arguments.rows]
-    runs = [measure(rows, arguments.workers, arguments.folder) for rows in sizes]
+    plans = [Plan(CATALOG.resolve(), rows) for rows in sizes]
+    runs = [measure(plan, arguments.workers, arguments.folder) for plan in plans]
     report: dict[str, Any] = {"machine": surroundings(), "workers": arguments.workers, "runs": runs}
     if len(runs) == 2:
         ratio = runs[1]["rows"] / runs[0]["rows"]

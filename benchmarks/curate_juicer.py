@@ -32,7 +32,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.made_up import SEED, texts
-from benchmarks.report import surroundings
 from fusion.data.catalog import Catalog
 from fusion.data.curate import curate_dataset
 from fusion.data.ingest import ingest_source
@@ -64,8 +63,8 @@ PROCESS = [
 _FEWEST_WORDS = 60
 
 
-def captions(rows: int) -> list[str]:
-    """`rows` captions of 10 to 400 words, 5% of them with a defect each."""
+def captions(rows: int) -> tuple[list[str], set[int]]:
+    """`rows` captions of 10 to 400 words, 5% of them with a defect each; and the rows without one."""
     generator = np.random.default_rng(SEED)
     found = texts(generator, generator.lognormal(4.3, 0.7, rows).round().clip(10, 400).astype(int))
     kinds = generator.choice(7, rows, p=[0.95, 0.002, 0.0005, 0.002, 0.002, 0.0135, 0.03]).tolist()
@@ -88,7 +87,7 @@ def captions(rows: int) -> list[str]:
             found[row] = " ".join(words)
         else:
             clean.append(row)
-    return found
+    return found, set(clean)
 
 
 def fusion_side(rows: list[str], folder: Path) -> tuple[float, set[int]]:
@@ -199,7 +198,7 @@ def make_environment(folder: Path) -> Path:
 
 def compare(rows: int, python: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Both sides in turns; medians of the rounds."""
-    made = captions(rows)
+    made, clean = captions(rows)
     seconds: dict[str, list[float]] = {"fusion": [], "data-juicer": []}
     for _ in range(rounds):
         shutil.rmtree(folder, ignore_errors=True)
@@ -215,7 +214,7 @@ def compare(rows: int, python: Path, folder: Path, rounds: int) -> dict[str, Any
         "seconds": {name: round(statistics.median(taken), 2) for name, taken in seconds.items()},
         "rows_a_second": {name: round(rows / statistics.median(taken)) for name, taken in seconds.items()},
         "times_faster": round(statistics.median(ratios), 2),
-        "left": {"fusion": len(mine), "data-juicer": len(other), "both": len(mine & other)},
+        "left": {"fusion": len(mine), "data-juicer": len(other), "both": len(mine & other), "made": len(clean)},
         "only_fusion_keeps": sorted(mine - other)[:20],
         "only_data_juicer_keeps": sorted(other - mine)[:20],
     }
@@ -229,6 +228,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    from benchmarks.report import surroundings  # takes in torch, which neither side needs
+
     python = make_environment(arguments.environment)
     report = {"machine": surroundings(), **compare(arguments.rows, python, arguments.folder, arguments.rounds)}
     text = json.dumps(report, indent=2)

@@ -74,63 +74,71 @@ class Made:
     defect: str | None = None
 
 
-def catalog_of(published: Catalog, rows: int) -> Catalog:
-    """One data set of all sources of the published sets, with `rows` samples in all; `count` is in thousands."""
+@dataclass(frozen=True)
+class Plan:
+    """What is made: `rows` samples of the `largest` sources of the published sets, with their shares.
+
+    `catalog`: the folder of the catalog that describes these sets. `benchmarks`: those that the set is kept clear of.
+    """
+
+    catalog: Path
+    rows: int
+    largest: int = 79
+    benchmarks: tuple[str, ...] = ("easy-vqa-test", "scenes-test")
+
+    def sources(self) -> dict[str, tuple[Source, int]]:
+        """The sources by a name that tells stages apart, and how many samples of each."""
+        sets = [entry for name, entry in self._published().datasets.items() if name.startswith("fusion-")]
+        found = {f"{entry.for_stage}-{name}": source for entry in sets for name, source in entry.sources.items()}
+        chosen = sorted(found, key=lambda name: -(found[name].count or 0))[: self.largest]
+        counts = [found[name].count or 0 for name in found if name in chosen]
+        edges = np.round(np.cumsum([0, *counts]) / sum(counts) * self.rows).astype(int)
+        named = zip((name for name in found if name in chosen), np.diff(edges).tolist(), strict=True)
+        return {name: (found[name], count) for name, count in named if count}
+
+    def made_catalog(self) -> Catalog:
+        """One data set of these sources."""
+        return _catalog(self.sources(), self._published(), self.benchmarks)
+
+    def _published(self) -> Catalog:
+        return load_catalog(self.catalog)
+
+
+def _catalog(wanted: dict[str, tuple[Source, int]], published: Catalog, benchmarks: tuple[str, ...]) -> Catalog:
     sources: dict[str, Any] = {}
-    sets = [entry for name, entry in published.datasets.items() if name.startswith("fusion-")]
-    total = sum(source.count or 0 for entry in sets for source in entry.sources.values())
-    for entry in sets:
-        for name, source in entry.sources.items():
-            label = f"{entry.for_stage}-{name}"
-            facts = source.model_dump(include={"category", "profile", "weight"})
-            origin = {"kind": "published", "revision": None, "file": f"{label}.json"}
-            sources[label] = {**facts, "sampling": "all", "origin": origin, "licence": {"declared": None}}
-            sources[label]["count"] = max(1, round((source.count or 0) / total * rows / 1000))
+    for label, (source, count) in wanted.items():
+        facts = source.model_dump(include={"category", "profile", "weight"})
+        origin = {"kind": "published", "revision": None, "file": f"{label}.json"}
+        sources[label] = {**facts, "sampling": "all", "origin": origin, "licence": {"declared": None}}
+        # In thousands: of few samples it cannot be told.
+        sources[label]["count"] = round(count / 1000) or None
     dataset = {
         "file": "benchmarks/made_up.py",
         "title": "made up",
         "for_stage": "stage1",
         "tokenizers": {"tiny": {"name": "data/tokenizers/tiny", "template": "phi_3"}},
-        "contamination": sorted(published.benchmarks),
+        "contamination": list(benchmarks),
         "sources": sources,
     }
-    return Catalog(
-        datasets={DATASET: dataset},  # type: ignore[dict-item]
-        benchmarks=published.benchmarks,
+    return Catalog.model_validate(
+        {"datasets": {DATASET: dataset}, "benchmarks": {name: published.benchmark(name) for name in benchmarks}}
     )
 
 
-def counts(published: Catalog, rows: int) -> dict[str, int]:
-    """Samples of each source: `rows` in all, shared out as published."""
-    wanted = {
-        f"{entry.for_stage}-{name}": source.count or 0
-        for key, entry in published.datasets.items()
-        if key.startswith("fusion-")
-        for name, source in entry.sources.items()
-    }
-    edges = np.round(np.cumsum([0, *wanted.values()]) / sum(wanted.values()) * rows).astype(int)
-    return {name: int(count) for name, count in zip(wanted, np.diff(edges), strict=True) if count}
-
-
-def write_all(root: Path, published: Path, settings: Settings, rows: int, workers: int) -> Counter[str]:
-    """Writes annotations to `root`/published and indexes to `root`/data; returns what curation has to find.
-
-    `published`: the folder of the catalog.
-    """
-    numbers = counts(load_catalog(published), rows)
+def write_all(root: Path, plan: Plan, settings: Settings, workers: int) -> Counter[str]:
+    """Writes annotations to `root`/published and indexes to `root`/data; returns what curation has to find."""
     (root / "published").mkdir(parents=True)
     found: Counter[str] = Counter()
-    jobs = sorted(numbers.items(), key=lambda item: -item[1])
+    sources = sorted(plan.sources().items(), key=lambda item: -item[1][1])
+    jobs = [(root, plan, settings, name, count) for name, (_, count) in sources]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for part in pool.map(
-            _write_source, *zip(*((root, published, settings, rows, *job) for job in jobs), strict=True)
-        ):
+        for part in pool.map(_write_source, *zip(*jobs, strict=True)):
             found += part
     return found
 
 
-def _write_source(root: Path, published: Path, settings: Settings, rows: int, name: str, count: int) -> Counter[str]:
-    catalog = catalog_of(load_catalog(published), rows)
+def _write_source(root: Path, plan: Plan, settings: Settings, name: str, count: int) -> Counter[str]:
+    catalog = plan.made_catalog()
     source = catalog.source(DATASET, name)
     profile = settings.curation.profiles[source.profile]
     index = root / "data/index" / DATASET / name

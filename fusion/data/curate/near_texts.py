@@ -24,9 +24,7 @@ def similar_texts(samples: Samples, left: Marks) -> pl.DataFrame:
     parts = samples.parts(samples.of("text_similarity"), of=left)
     hashed = list(samples.map("text signatures", _write_keys, parts, samples.scratch))
     at = np.concatenate([np.empty(0, np.int64), *(positions for positions, _ in hashed)])
-    files = [np.load(path, mmap_mode="r") for _, path in hashed]
-    pairs = candidates(np.concatenate([keys[band] for keys in files]) for band in range(BANDS) if files)
-    del files
+    pairs = candidates(_read_band(hashed, band) for band in range(BANDS))
     for _, path in hashed:
         path.unlink()
     limits = samples.limits("text_similarity", at, 1.0)
@@ -48,9 +46,15 @@ def _write_keys(part: Part, folder: Path) -> tuple[Positions, Path]:
     texts = part.answers()
     grams, offsets = runs(*word_numbers(texts["value"]), GRAM)
     has = np.flatnonzero(np.diff(offsets))
-    path = folder / f"keys-{part.number:06d}.npy"
-    np.save(path, band_keys(grams, np.append(offsets[has], len(grams))))
+    path = folder / f"keys-{part.number:06d}.bin"
+    band_keys(grams, np.append(offsets[has], len(grams))).tofile(path)
     return texts[AT].to_numpy()[has].astype(np.int64), path
+
+
+def _read_band(hashed: list[tuple[Positions, Path]], band: int) -> Numbers:
+    """The keys of one band of all texts."""
+    parts = [np.fromfile(path, np.uint64, len(at), offset=8 * band * len(at)) for at, path in hashed]
+    return np.concatenate([np.empty(0, np.uint64), *parts])
 
 
 def _similar(

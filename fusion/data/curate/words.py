@@ -122,8 +122,17 @@ def _tables() -> tuple[npt.NDArray[np.bool_], Numbers]:
     return letters, factors
 
 
-@cache
 def _powers(base: int, size: int) -> Numbers:
+    # A longer window, which one word makes, is too rare to be kept.
+    return _usual_powers(base) if size <= _WINDOW else _make_powers(base, size)
+
+
+@cache
+def _usual_powers(base: int) -> Numbers:
+    return _make_powers(base, _WINDOW)
+
+
+def _make_powers(base: int, size: int) -> Numbers:
     powers = np.full(size, base, np.uint64)
     powers[0] = 1
     return np.multiply.accumulate(powers)
@@ -153,12 +162,12 @@ def _windows(data: npt.NDArray[np.uint8], edges: Offsets) -> Iterator[tuple[int,
 def _hash_window(data: npt.NDArray[np.uint8], breaks: Offsets) -> tuple[Numbers, Offsets]:
     """Numbers and first bytes of the words; a text begins at each of `breaks`."""
     letters, factors = _tables()
-    size = max(_WINDOW, len(data))
+    size = len(data)
     word = letters[data]
     before, after = np.zeros_like(word), np.zeros_like(word)
     before[1:], after[:-1] = word[:-1], word[1:]
     before[breaks], after[breaks - 1] = False, False
     starts, ends = np.flatnonzero(word & ~before), np.flatnonzero(word & ~after) + 1
-    sums = np.zeros(len(data) + 1, np.uint64)
-    np.cumsum(factors[data] * _powers(_BASE, size)[: len(data)], out=sums[1:])
+    sums = np.zeros(size + 1, np.uint64)
+    np.cumsum(factors[data] * _powers(_BASE, size)[:size], out=sums[1:])
     return mix((sums[ends] - sums[starts]) * _powers(_INVERSE, size)[starts]), starts
