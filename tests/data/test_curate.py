@@ -311,7 +311,7 @@ def test_two_runs_give_equal_bytes(workshop: Workshop):
     assert set(first) == {"manifest.parquet", "ledger.parquet", "summary.json"}
 
 
-def _mixed(workshop: Workshop) -> None:
+def mixed(workshop: Workshop) -> None:
     """Sources in which every block finds something, with duplicates across them and in their far ends."""
     texts = [f"{LONG} {number} {'a b c d e'[number % 9 :]}" for number in range(30)]
     for name in ("b", "a-b", "a"):
@@ -324,7 +324,7 @@ def _mixed(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("processes", [False, True], ids=["one process", "two processes"])
 def test_parts_and_processes_change_no_byte(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, processes: bool):
-    _mixed(workshop)
+    mixed(workshop)
     manifest, ledger, _ = workshop.curate()
     assert set(ledger["block"]) >= {"text", "exact-duplicates", "near-duplicates"} and len(manifest) > 10
     folder = workshop.folder / "data/manifests" / DATASET

@@ -5,13 +5,25 @@ The machines of a cluster have to see the project's folder under the same path, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from fusion.data.errors import DataError
 
 Kind = Literal["processes", "dask", "ray"]
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+}
+"""Prefect's settings where a person has none; it reads them at its import."""
+
+_SERVER_STARTS = 120
+"""Seconds. The first start builds its database."""
 
 
 class Cluster:
@@ -23,12 +35,19 @@ class Cluster:
         Raises:
             DataError: the package for it is not installed.
         """
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        if "PREFECT_API_URL" not in os.environ:
+            os.environ.setdefault("PREFECT_HOME", str(Path("scratch/prefect").resolve()))
         from prefect import task
+        from prefect.cache_policies import NO_CACHE
 
-        self._open = ExitStack()
-        self._open.enter_context(_server())
-        self._runner = self._open.enter_context(_runner(kind, address, count))
-        self._task = task(_run, name="part", persist_result=False, log_prints=False)
+        runner = _runner(kind, address, count)
+        with ExitStack() as opened:
+            opened.enter_context(_server())
+            self._runner = opened.enter_context(runner)
+            self._open = opened.pop_all()
+        self._task = task(_run, name="part", persist_result=False, cache_policy=NO_CACHE)
 
     def submit(self, job: Callable[..., Any], *arguments: Any) -> Any:
         """A future of `job(*arguments)`."""
@@ -67,26 +86,21 @@ def _runner(kind: Kind, address: str | None, count: int) -> Any:
     return RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs={"num_cpus": count})
 
 
-def _server() -> Any:
+@contextmanager
+def _server() -> Iterator[None]:
     """Prefect's server for the tasks: the one that is set, as in the flow, or one that ends with the work."""
-    from contextlib import contextmanager
-
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    @contextmanager
-    def started() -> Any:
-        if PREFECT_API_URL.value():
+    if PREFECT_API_URL.value():
+        yield
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    server.start(timeout=_SERVER_STARTS)
+    try:
+        # Set, and not merely running here: the processes of a cluster would each start their own.
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
             yield
-            return
-        from prefect.server.api.server import SubprocessASGIServer
-
-        server = SubprocessASGIServer()
-        server.start(timeout=120)
-        try:
-            # Set, and not merely running here: the processes of a cluster would each start their own.
-            with temporary_settings({PREFECT_API_URL: server.api_url}):
-                yield
-        finally:
-            server.stop()
-
-    return started()
+    finally:
+        server.stop()

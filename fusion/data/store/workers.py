@@ -56,7 +56,8 @@ class Workers:
             DataError: a process died.
         """
         progress = _Progress(f"{self._name}: {told}", sum(sizes))
-        if self._count == 1 or (self._pool is None and sum(sizes) < WORTH_PROCESSES):
+        alone = self._count == 1 and self._runner == "processes"
+        if alone or (self._pool is None and sum(sizes) < WORTH_PROCESSES):
             for task, size in zip(tasks, sizes, strict=True):
                 yield job(*task)
                 progress.add(size)
