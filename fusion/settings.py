@@ -41,12 +41,14 @@ class Run(Section):
 
 
 class Data(Section):
-    """Ingest and sharding. `roots` maps a data set to the folder that holds it in the published layout."""
+    """Ingest, sharding and curation. `roots` maps a data set to the folder that holds it in the published layout."""
 
     roots: dict[str, str] = {}
     shard_size_mb: float = Field(gt=0)
     workers: PositiveInt
     save_seconds: float = Field(ge=0)
+    runner: Literal["processes", "dask", "ray"]
+    scheduler: str | None
     max_image_pixels: PositiveInt
 
 

@@ -31,6 +31,8 @@ NO_PARAMS = {
     "guards.stall_minutes": "stops a stage, changes no result",
     "data.save_seconds": "how often unfinished work is saved",
     "data.workers": "how many processes share the work; the result is the same",
+    "data.runner": "where they run",
+    "data.scheduler": "where they run",
 }
 """Settings that a stage reads and that outputs do not depend on."""
 WHOLE = {"model_dump", "model_dump_json", "model_copy"}

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from fusion.data.errors import DataError
 from fusion.data.store.folders import output_folder
+from fusion.data.store.workers import Workers
 from fusion.data.validation.engine import run_suites
+from fusion.data.validation.sources import run_sources
 from fusion.data.validation.suites import suites
 from fusion.data.validation.tables import Curated
 from fusion.files import write_json
@@ -44,7 +46,9 @@ def validate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: P
         if folder.exists():
             shutil.rmtree(folder)
     curated = Curated(root, dataset, entry, settings.run.pilot)
-    results = run_suites(suites(curated))
+    data = settings.data
+    with Workers(dataset, data.workers, data.runner, data.scheduler) as workers:
+        results = run_suites(suites(curated)) + run_sources(curated, workers)
     failed = [result for result in results if not result["success"] and result["severity"] == "critical"]
     warned = [result for result in results if not result["success"] and result["severity"] != "critical"]
     document = {

@@ -311,6 +311,34 @@ def test_two_runs_give_equal_bytes(workshop: Workshop):
     assert set(first) == {"manifest.parquet", "ledger.parquet", "summary.json"}
 
 
+def mixed(workshop: Workshop) -> None:
+    """Sources in which every block finds something, with duplicates across them and in their far ends."""
+    texts = [f"{LONG} {number} {'a b c d e'[number % 9 :]}" for number in range(30)]
+    for name in ("b", "a-b", "a"):
+        records = [sample(number, texts[number % 20] if number % 3 else f"{name} {number}") for number in range(30)]
+        records[7], records[29] = records[3], sample(29, "write to me@example.org")
+        images = {f"{number}.png": picture(number % 12) for number in range(30)}
+        workshop.add(name, records, images, profile="captions" if name == "a" else "web")
+    workshop.add("talk", [_conversation("a question", LONG.upper()), _conversation("q", "x")] * 3, profile="text")
+
+
+@pytest.mark.parametrize("processes", [False, True], ids=["one process", "two processes"])
+def test_parts_and_processes_change_no_byte(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, processes: bool):
+    mixed(workshop)
+    manifest, ledger, _ = workshop.curate()
+    assert set(ledger["block"]) >= {"text", "exact-duplicates", "near-duplicates"} and len(manifest) > 10
+    folder = workshop.folder / "data/manifests" / DATASET
+    whole = {path.name: file_sha256(path) for path in folder.iterdir()}
+    monkeypatch.setattr("fusion.data.curate.samples.PART_ROWS", 7)
+    if processes:
+        monkeypatch.setattr("fusion.data.store.workers.WORTH_PROCESSES", 0)
+        data = workshop.settings.data.model_copy(update={"workers": 2})
+        workshop.settings = workshop.settings.model_copy(update={"data": data})
+    workshop.curate_only()
+    assert {path.name: file_sha256(path) for path in folder.iterdir()} == whole
+    assert ledger["sample_id"].is_sorted()
+
+
 def test_unknown_blocks_and_profiles_are_named(workshop: Workshop):
     with pytest.raises(
         DataError, match=r"curation\.blocks: there is no block `magic`; known: contamination, exact-dup"

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from fusion.cli import app
 from fusion.data.benchmarks import build_benchmark
-from fusion.data.curate.base import Samples
 from fusion.data.curate.blocks.text import Text
+from fusion.data.curate.samples import Samples
 from fusion.data.errors import DataError
 from fusion.data.explain.border import Border
 from fusion.data.explain.outputs import Outputs
@@ -24,6 +24,7 @@ from fusion.data.explain.page import write_examples
 from fusion.data.explain.rules import RULES, rules_of, text_measures
 from fusion.data.explain.story import explain_sample
 from fusion.data.explain.tell import tell
+from fusion.data.store.workers import Workers
 from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.settings import load_settings
@@ -213,10 +214,10 @@ def test_what_is_measured_agrees_with_the_text_block(
         {"row": [0], "conversations": [talk(*(text.encode("utf-8", "replace").decode() for text in messages))]}
     )
     raw.write_parquet(folder / "samples.parquet")
-    frame = pl.DataFrame(
-        {"at": [0], "sample_id": ["d/s/0"], "source": ["s"], "row": [0]}, schema_overrides={"at": pl.UInt32}
-    )
-    block = Text().rejects(Samples(root, "d", {"s": profile}, {}, [], frame.cast({"at": pl.UInt32})))
+    index = root / "data/index/d/s"
+    index.mkdir(parents=True)
+    raw.select("row").write_parquet(index / "index.parquet")
+    block = Text().rejects(Samples(root, "d", {"s": profile}, {}, [], Workers("d", 1), root))
     exploded = raw.explode("conversations").unnest("conversations").rename({"from": "role"})
     measured = text_measures(exploded, "row", scripts).to_dicts()[0]
     broken = {

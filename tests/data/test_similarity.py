@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.data.curate.hamming import distance, near_pairs
+from fusion.data.curate import words
+from fusion.data.curate.hamming import distance, near_pairs, near_pairs_within
 from fusion.data.curate.minhash import similar_pairs, word_grams
 
 
@@ -52,6 +53,55 @@ def test_similar_texts_are_found_with_their_true_similarity(seed: int):
     found = {(one, other): value for one, other, value in similar_pairs(pl.Series(texts), 0.85)}
     assert found == pytest.approx(wanted)
     assert len(found) >= 18
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(
+        st.text(max_size=40)
+        | st.lists(st.sampled_from(["Ab", "ab", "é", "Straße", "x1", "_", "-", "東京", "\u0130"])).map("".join),
+        max_size=8,
+    ),
+    window=st.integers(1, 40),
+)
+def test_words_are_the_runs_of_letters_and_digits(texts: list[str], window: int):
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    column = pl.Series(texts, dtype=pl.String)
+    wanted = column.str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+").to_list()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "_WINDOW", window)
+        words._usual_powers.cache_clear()
+        numbers, offsets = words.word_numbers(column)
+    words._usual_powers.cache_clear()
+    assert np.diff(offsets).tolist() == [len(found) for found in wanted]
+    flat = [word for found in wanted for word in found]
+    assert len({*zip(flat, numbers.tolist(), strict=True)}) == len(set(flat)) == len(set(numbers.tolist()))
+    counts = [max((found.count(word) for word in found), default=0) for found in wanted]
+    assert words.most_frequent(numbers, offsets).tolist() == counts
+    for size in (1, 3):
+        grams, edges = words.runs(numbers, offsets, size)
+        shingles = [[*zip(*(found[at:] for at in range(size)), strict=False)] for found in wanted]
+        assert np.diff(edges).tolist() == [len(found) for found in shingles]
+        named = [gram for found in shingles for gram in found]
+        assert len({*zip(named, grams.tolist(), strict=True)}) == len(set(named)) == len(set(grams.tolist()))
+
+
+def test_a_hash_of_a_word_does_not_depend_on_its_place():
+    """Not even where a word is longer than what is hashed at a time."""
+    long = "n" * 300_000
+    numbers, offsets = words.word_numbers(pl.Series([f"see {long} end", "", long.upper(), "end SEE"]))
+    assert offsets.tolist() == [0, 3, 3, 4, 6]
+    assert numbers[1] == numbers[3] and numbers[2] == numbers[4] and numbers[0] == numbers[5]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), limit=st.integers(0, 15), count=st.integers(0, 60))
+def test_near_hashes_within_one_set_are_all_found(seed: int, limit: int, count: int):
+    generator = np.random.default_rng(seed)
+    hashes = np.packbits(generator.random((count, 256)) < 0.03, axis=1)
+    raw = [row.tobytes() for row in hashes]
+    wanted = [[i, j] for i in range(count) for j in range(i + 1, count) if distance(raw[i], raw[j]) <= limit]
+    assert near_pairs_within(hashes, limit).tolist() == wanted
 
 
 def test_grams_do_not_reach_over_the_end_of_a_text():

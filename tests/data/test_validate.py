@@ -85,6 +85,33 @@ def test_damage_stops_the_pipeline(curated: Workshop, damage: Callable[[Path], N
     assert document["status"] == "failed" and document["failed"] >= 1
 
 
+def test_parts_of_a_source_add_up(curated: Workshop, monkeypatch: pytest.MonkeyPatch):
+    path = curated.folder / "data/manifests" / DATASET / "manifest.parquet"
+    table = pl.read_parquet(path)
+    of_texts = table.filter(pl.col("source") == "texts")["sample_id"].to_list()
+    table = table.with_columns(
+        sample_id=pl.col("sample_id").replace(of_texts[-1], of_texts[0]),
+        width=pl.when(pl.col("row") > 3).then("width"),
+        turns=pl.when(pl.col("row") != 5).then("turns").otherwise(0),
+    )
+    found = []
+    # In the second the rows of a source do not even stand together.
+    for rows, frame in ((200_000, table), (3, table.sort("row", "source"))):
+        monkeypatch.setattr("fusion.data.validation.sources.PART_ROWS", rows)
+        frame.write_parquet(path)
+        with pytest.raises(ValidationError):
+            _validate(curated)
+        findings = json.loads((curated.folder / "runs/validation" / DATASET / "validation.json").read_text())
+        found.append(findings["results"])
+    assert found[1] == found[0]
+    (unique,) = (
+        result
+        for result in found[0]
+        if result["suite"] == "source texts" and result["expectation"] == "ExpectColumnValuesToBeUnique"
+    )
+    assert (unique["rows"], unique["unexpected"]) == (8, 2) and unique["examples"] == [of_texts[0]] * 2
+
+
 def test_no_old_pass_outlives_a_later_failure(curated: Workshop):
     folder, findings = (curated.folder / part / "validation" / DATASET for part in ("data", "runs"))
     manifest = curated.folder / "data/manifests" / DATASET / "manifest.parquet"

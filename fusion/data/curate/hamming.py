@@ -14,22 +14,27 @@ Hashes = npt.NDArray[np.uint8]
 Pairs = npt.NDArray[np.int64]
 """[m, 2]: positions."""
 BITS = 256
-_CANDIDATES = 4_000_000
+_CANDIDATES = 2_000_000
+_Words = npt.NDArray[np.uint64]
 
 
 def near_pairs(first: Hashes, second: Hashes, distance: int) -> Pairs:
     """All (i, j) with at most `distance` differing bits between `first[i]` and `second[j]`, sorted, each once."""
-    words = [np.ascontiguousarray(hashes).view(np.uint64).reshape(-1, 4) for hashes in (first, second)]
-    bits = [np.unpackbits(hashes, axis=1) for hashes in (first, second)]
+    ours, theirs = _words(first), _words(second)
     found = [np.empty((0, 2), dtype=np.int64)]
-    edges = np.linspace(0, BITS, distance + 2).round().astype(int)
-    for start, end in pairwise(edges.tolist()):
-        # 64 bits of a longer band find a superset of its matches.
-        stop = min(end, start + 64)
-        for left, right in _equal(_values(bits[0], start, stop), _values(bits[1], start, stop)):
-            differing = np.bitwise_count(words[0][left] ^ words[1][right]).sum(axis=1)
-            near = differing <= distance
-            found.append(np.stack([left[near], right[near]], axis=1))
+    for start, end in _bands(distance):
+        for left, right in _equal(_values(ours, start, end), _values(theirs, start, end)):
+            found.append(_near(ours, theirs, left, right, distance))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def near_pairs_within(hashes: Hashes, distance: int) -> Pairs:
+    """All (i, j), i < j, with at most `distance` differing bits between `hashes[i]` and `hashes[j]`, as above."""
+    words = _words(hashes)
+    found = [np.empty((0, 2), dtype=np.int64)]
+    for start, end in _bands(distance):
+        for left, right in _equal_within(_values(words, start, end)):
+            found.append(_near(words, words, left, right, distance))
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -43,23 +48,65 @@ def colour_difference(first: bytes, second: bytes) -> float:
     return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)
 
 
-def _values(bits: npt.NDArray[np.uint8], start: int, end: int) -> npt.NDArray[np.uint64]:
-    weights = np.left_shift(np.uint64(1), np.arange(end - start, dtype=np.uint64))
-    return bits[:, start:end].astype(np.uint64) @ weights
+def _bands(distance: int) -> list[tuple[int, int]]:
+    edges = np.linspace(0, BITS, distance + 2).round().astype(int)
+    # 64 bits of a longer band find a superset of its matches.
+    return [(start, min(end, start + 64)) for start, end in pairwise(edges.tolist())]
 
 
-def _equal(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> Iterator[tuple[Pairs, Pairs]]:
+def _words(hashes: Hashes) -> _Words:
+    return np.ascontiguousarray(hashes).view(">u8").astype(np.uint64).reshape(-1, 4)
+
+
+def _values(words: _Words, start: int, end: int) -> _Words:
+    """The bits from `start` to `end` of each hash as a number."""
+    number, skipped = divmod(start, 64)
+    values = words[:, number] << np.uint64(skipped)
+    if skipped and end > 64 * (number + 1):
+        values |= words[:, number + 1] >> np.uint64(64 - skipped)
+    return values >> np.uint64(64 - (end - start))
+
+
+def _near(first: _Words, second: _Words, left: Pairs, right: Pairs, distance: int) -> Pairs:
+    differing = np.bitwise_count(first[left] ^ second[right]).sum(axis=1)
+    near = differing <= distance
+    return np.stack([left[near], right[near]], axis=1)
+
+
+def _equal(first: _Words, second: _Words) -> Iterator[tuple[Pairs, Pairs]]:
     """Positions of equal values in both, in batches of bounded size."""
     order = np.argsort(second, kind="stable")
     values = second[order]
     low, high = np.searchsorted(values, first, "left"), np.searchsorted(values, first, "right")
-    counts = high - low
+    for row, place in _spread(low, high - low):
+        yield row, order[place]
+
+
+def _equal_within(values: _Words) -> Iterator[tuple[Pairs, Pairs]]:
+    """Positions (i, j), i < j, of equal values, in batches of bounded size."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(values) else np.empty(0, int)
+    ends = np.append(starts[1:], len(values))
+    sizes = ends - starts
+    several = sizes > 1
+    # Each member of a group with all that follow it there.
+    members = np.repeat(starts[several], sizes[several])
+    members += np.arange(len(members)) - np.repeat(np.cumsum(sizes[several]) - sizes[several], sizes[several])
+    following = np.repeat(ends[several], sizes[several]) - members - 1
+    for row, place in _spread(members + 1, following):
+        yield order[members[row]], order[place]
+
+
+def _spread(starts: Pairs, counts: Pairs) -> Iterator[tuple[Pairs, Pairs]]:
+    """(i, starts[i]), (i, starts[i] + 1), ... of `counts[i]` for each i, in batches of bounded size."""
+    ends = np.cumsum(counts)
     start = 0
-    while start < len(first):
-        total = np.cumsum(counts[start : start + _CANDIDATES])
-        end = start + max(1, int(np.searchsorted(total, _CANDIDATES, "right")))
+    while start < len(counts):
+        before = int(ends[start - 1]) if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + _CANDIDATES, "right")))
         part = counts[start:end]
-        left = np.repeat(np.arange(start, end), part)
-        within = np.arange(len(left)) - np.repeat(np.cumsum(part) - part, part)
-        yield left, order[np.repeat(low[start:end], part) + within]
+        row = np.repeat(np.arange(start, end), part)
+        within = np.arange(len(row)) - np.repeat(ends[start:end] - part - before, part)
+        yield row, np.repeat(starts[start:end], part) + within
         start = end

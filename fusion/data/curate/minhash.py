@@ -1,14 +1,16 @@
 """Texts that are nearly the same: MinHash over word 3-grams finds candidates, the true Jaccard similarity decides.
 
-Broder, "On the resemblance and containment of documents", 1997. One band at a time, in whole columns: memory holds the
-grams and one key a text, never a signature.
+Broder, "On the resemblance and containment of documents", 1997; the hash functions are multiplications modulo 2^32 of
+mixed numbers (Dietzfelbinger and others, "A reliable randomized algorithm for the closest-pair problem", 1997).
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fusion.data.curate.hamming import Pairs
+from fusion.data.curate.words import Numbers, Offsets, distinct, mix, runs, word_numbers
 
 GRAM = 3
 BANDS = 16
@@ -16,11 +18,22 @@ ROWS = 8
 """16 bands of 8 hashes: a pair of similarity 0.85 is found with 99.4%, of 0.9 with 99.98% probability."""
 _MOST_PAIRED = 64
 """In a larger group of equal keys each text is compared with the first alone."""
+_AT_ONCE = 1 << 15
+"""Grams that are hashed at a time."""
+_MULTIPLIERS = np.random.Generator(np.random.PCG64(20250414)).integers(0, 2**32, BANDS * ROWS, np.uint32) | np.uint32(1)
+_COMPARED = 4_000_000
+"""Grams that are compared at a time."""
+_GRAM_BITS = np.uint64(48)
+_PAIRS_AT_ONCE = 1 << 16
+"""So that a pair's number and 48 bits of a gram fit into 64."""
+_HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
 
-Grams = npt.NDArray[np.uint64]
+Pairs = Numbers
+"""Two positions in one number, the earlier in the upper half."""
 
 
-def word_grams(texts: pl.Series, size: int) -> tuple[Grams, npt.NDArray[np.int64]]:
+def word_grams(texts: pl.Series, size: int) -> tuple[Numbers, Offsets]:
     """The distinct word n-grams of every text.
 
     Args:
@@ -31,26 +44,65 @@ def word_grams(texts: pl.Series, size: int) -> tuple[Grams, npt.NDArray[np.int64
         Grams of all texts one after the other, sorted within each, and offsets [len(texts) + 1] of each text's own.
         A text of fewer words has none.
     """
-    words = texts.str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")
-    frame = pl.DataFrame({"text": pl.int_range(len(words), dtype=pl.UInt32, eager=True), "word": words}).explode("word")
-    frame = frame.drop_nulls()
-    number = frame["text"].to_numpy()
-    # A word's hash must not depend on the other texts: grams of benchmarks and of samples are compared.
-    ids = _hash_words(frame["word"])
-    if len(ids) < size:
-        return np.empty(0, np.uint64), np.zeros(len(texts) + 1, np.int64)
-    grams = ids[: len(ids) - size + 1].copy()
-    for shift in range(1, size):
-        grams = _mix(grams * np.uint64(0x100000001B3) ^ ids[shift : len(ids) - size + 1 + shift])
-    owner = number[: len(grams)]
-    whole = owner == number[size - 1 :]
-    grams, owner = grams[whole], owner[whole]
-    order = np.lexsort((grams, owner))
-    grams, owner = grams[order], owner[order]
-    again = np.zeros(len(grams), dtype=np.bool_)
-    again[1:] = (grams[1:] == grams[:-1]) & (owner[1:] == owner[:-1])
-    grams, owner = grams[~again], owner[~again]
-    return grams, np.searchsorted(owner, np.arange(len(texts) + 1), "left").astype(np.int64)
+    return distinct(*runs(*word_numbers(texts), size))
+
+
+def band_keys(grams: Numbers, offsets: Offsets) -> Numbers:
+    """[BANDS, texts]: one key a band; texts with equal keys of a band are candidates. Every text must have grams."""
+    lengths = np.diff(offsets)
+    least = np.empty((BANDS * ROWS, len(lengths)), np.uint32)
+    upper = (grams >> _HALF).astype(np.uint32)
+    # Texts of about one length side by side, the shorter ones filled up with a gram that they have: the least of a
+    # column is then one operation on whole rows.
+    order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order]
+    start = 0
+    while start < len(order):
+        end = start + max(1, int(_AT_ONCE // max(1, ordered[start])))
+        end = min(len(order), end, int(np.searchsorted(ordered, ordered[start] + max(8, ordered[start] // 8), "left")))
+        texts = order[start:end]
+        rows = np.arange(int(ordered[end - 1]))[:, None]
+        block = upper[offsets[texts] + np.minimum(rows, lengths[texts] - 1)]
+        hashed = np.empty_like(block)
+        for number, multiplier in enumerate(_MULTIPLIERS):
+            np.multiply(block, multiplier, out=hashed)
+            least[number, texts] = hashed.min(axis=0)
+        start = end
+    keys = np.zeros((BANDS, len(lengths)), np.uint64)
+    for number, values in enumerate(least):
+        keys[number // ROWS] = mix(keys[number // ROWS] * np.uint64(0x100000001B3) ^ values)
+    return keys
+
+
+def candidates(bands: Iterable[Numbers]) -> Pairs:
+    """Pairs of positions with equal keys in one of the bands, sorted, each once."""
+    found = np.empty(0, np.uint64)
+    for keys in bands:
+        found = np.union1d(found, _same_key(keys))
+    return found
+
+
+def unpack(pairs: Pairs) -> tuple[Offsets, Offsets]:
+    """The earlier and the later position of each pair."""
+    return (pairs >> _HALF).astype(np.int64), (pairs & _LOW).astype(np.int64)
+
+
+def similarities(first: Offsets, second: Offsets, grams: Numbers, offsets: Offsets) -> npt.NDArray[np.float64]:
+    """Jaccard similarity of the distinct grams of the texts at `first[i]` and `second[i]`."""
+    lengths = np.diff(offsets)
+    sizes = lengths[first] + lengths[second]
+    ends = np.cumsum(sizes)
+    common = np.zeros(len(first), np.int64)
+    start = 0
+    while start < len(first):
+        fitting = int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _COMPARED, "right"))
+        end = min(max(start + 1, fitting), start + _PAIRS_AT_ONCE)
+        sides = [_of_pairs(grams, offsets, lengths, texts[start:end]) for texts in (first, second)]
+        keys = np.sort(np.concatenate(sides))
+        twice = keys[1:][keys[1:] == keys[:-1]]
+        common[start:end] = np.bincount((twice >> _GRAM_BITS).astype(np.int64), minlength=end - start)
+        start = end
+    return common / (sizes - common)
 
 
 def similar_pairs(texts: pl.Series, similarity: float) -> list[tuple[int, int, float]]:
@@ -59,54 +111,41 @@ def similar_pairs(texts: pl.Series, similarity: float) -> list[tuple[int, int, f
     has = np.flatnonzero(np.diff(offsets))
     if len(has) < 2:
         return []
-    candidates = [np.empty((0, 2), dtype=np.int64)]
-    generator = np.random.Generator(np.random.PCG64(20250414))
-    for _ in range(BANDS):
-        key = np.zeros(len(has), dtype=np.uint64)
-        for multiplier, shift in generator.integers(0, 2**63, size=(ROWS, 2), dtype=np.uint64):
-            least = np.minimum.reduceat(_mix(grams * (multiplier | np.uint64(1)) + shift), offsets[has])
-            key = _mix(key * np.uint64(0x100000001B3) ^ least)
-        candidates.append(has[_same_key(key)])
-    found = []
-    for first, second in np.unique(np.concatenate(candidates), axis=0).tolist():
-        value = _jaccard(grams[offsets[first] : offsets[first + 1]], grams[offsets[second] : offsets[second + 1]])
-        if value >= similarity:
-            found.append((first, second, value))
-    return found
+    inside = np.append(offsets[has], len(grams))
+    first, second = unpack(candidates(band_keys(grams, inside)))
+    values = similarities(first, second, grams, inside)
+    near = values >= similarity
+    return list(zip(has[first[near]].tolist(), has[second[near]].tolist(), values[near].tolist(), strict=True))
 
 
-def _same_key(keys: npt.NDArray[np.uint64]) -> Pairs:
+def _same_key(keys: Numbers) -> Pairs:
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    pairs = [np.empty((0, 2), dtype=np.int64)]
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(ordered)], strict=True):
-        group = order[start:end]
-        if len(group) > _MOST_PAIRED:
-            pairs.append(np.stack([np.full(len(group) - 1, group[0]), group[1:]], axis=1))
-        elif len(group) > 1:
-            left, right = np.triu_indices(len(group), 1)
-            pairs.append(np.stack([group[left], group[right]], axis=1))
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(keys) else np.empty(0, int)
+    sizes = np.diff(np.append(starts, len(ordered)))
+    pairs = [np.empty(0, np.uint64)]
+    large = sizes > _MOST_PAIRED
+    if large.any():
+        members = _ranges(starts[large] + 1, sizes[large] - 1)
+        pairs.append(_pack(np.repeat(order[starts[large]], sizes[large] - 1), order[members]))
+    for size in np.unique(sizes[(sizes > 1) & ~large]).tolist():
+        groups = order[starts[sizes == size][:, None] + np.arange(size)]
+        left, right = np.triu_indices(size, 1)
+        pairs.append(_pack(groups[:, left].ravel(), groups[:, right].ravel()))
     return np.concatenate(pairs)
 
 
-def _jaccard(first: Grams, second: Grams) -> float:
-    common = len(np.intersect1d(first, second, assume_unique=True))
-    return common / (len(first) + len(second) - common)
+def _pack(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> Pairs:
+    return (first.astype(np.uint64) << _HALF) | second.astype(np.uint64)
 
 
-def _hash_words(words: pl.Series) -> Grams:
-    """A 64-bit hash of each word's bytes, the same on every machine: distinct words are hashed once."""
-    import hashlib
-
-    distinct = words.unique(maintain_order=True)
-    digests = b"".join(hashlib.blake2b(word.encode(), digest_size=8).digest() for word in distinct.to_list())
-    table = pl.DataFrame({"word": distinct, "hash": np.frombuffer(digests, dtype="<u8")})
-    return words.to_frame("word").join(table, on="word", how="left", maintain_order="left")["hash"].to_numpy()
+def _ranges(starts: Offsets, lengths: Offsets) -> Offsets:
+    """The positions starts[i], starts[i] + 1, ... of `lengths[i]` for each i, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
 
 
-def _mix(values: Grams) -> Grams:
-    """The finaliser of SplitMix64."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def _of_pairs(grams: Numbers, offsets: Offsets, lengths: Offsets, texts: Offsets) -> Numbers:
+    """The grams of `texts`, each with the position of its text in front of it."""
+    owner = np.repeat(np.arange(len(texts), dtype=np.uint64), lengths[texts])
+    return (owner << _GRAM_BITS) | (grams[_ranges(offsets[texts], lengths[texts])] >> np.uint64(16))

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from fusion.data.benchmarks import read_benchmark
-from fusion.data.curate.blocks.near_duplicates import MAX_COLOUR_DIFFERENCE, MIN_QUALITY
 from fusion.data.curate.hamming import near_pairs
 from fusion.data.curate.minhash import similar_pairs, word_grams
+from fusion.data.curate.near_pictures import MAX_COLOUR_DIFFERENCE, MIN_QUALITY
 from fusion.data.explain.near import Row, answers, benchmark_grams, gap, shared_counts, sources_with
 from fusion.data.explain.outputs import Outputs, messages_of
 from fusion.data.explain.rules import Rule, image_measures, rules_of, text_measures

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import polars as pl
 
 from fusion.data.benchmarks import read_benchmark
-from fusion.data.curate.blocks.near_duplicates import MAX_COLOUR_DIFFERENCE, MIN_QUALITY
 from fusion.data.curate.hamming import colour_difference
 from fusion.data.curate.minhash import GRAM, word_grams
+from fusion.data.curate.near_pictures import MAX_COLOUR_DIFFERENCE, MIN_QUALITY
 from fusion.data.explain.outputs import Outputs, messages_of
 from fusion.data.explain.rules import sharing
 

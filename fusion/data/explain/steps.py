@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fusion.data.curate.blocks.near_duplicates import MAX_COLOUR_DIFFERENCE
+from fusion.data.curate.near_pictures import MAX_COLOUR_DIFFERENCE
 from fusion.data.explain.near import (
     Near,
     Row,

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expect:
-    """One expectation: its class in Great Expectations, its arguments, its severity, and why it is there."""
+    """One expectation: its class in Great Expectations, its arguments, its severity, and why it is there.
+
+    `over`: which table of a source it is held to, "rows" in parts or "repeated" (see Curated).
+    """
 
     kind: str
     arguments: dict[str, Any]
     why: str
     severity: str = "critical"
+    over: str = "rows"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def _matches(column: str, regex: str, why: str) -> Expect:
 
 
 def suites(curated: Curated) -> Iterator[Suite]:
-    """All suites of a data set, one after the other, so that only one table is in memory."""
+    """The suites on small tables: of the columns, the totals, the data set and its categories."""
     equal = {"column_A": "type", "column_B": "expected"}
     yield Suite(
         "manifest columns", curated.schema(), [Expect("ExpectColumnPairValuesToBeEqual", equal, "read by name")]
@@ -64,8 +68,6 @@ def suites(curated: Curated) -> Iterator[Suite]:
     yield _whole(curated)
     if curated.entry.expect.category_shares:
         yield _categories(curated)
-    for name, source in curated.entry.sources.items():
-        yield _source(curated, name, source)
 
 
 def _totals(curated: Curated) -> Suite:
@@ -110,11 +112,11 @@ def _categories(curated: Curated) -> Suite:
     return Suite("categories", curated.categories(), rules)
 
 
-def _source(curated: Curated, name: str, source: Source) -> Suite:
-    table = curated.source(name)
+def of_source(curated: Curated, name: str, source: Source) -> list[Expect]:
+    """The expectations on the manifest's rows of one source."""
     rules = [
         _filled("sample_id", "the key of everything"),
-        Expect("ExpectColumnValuesToBeUnique", {"column": "sample_id"}, "the key of everything"),
+        Expect("ExpectColumnValuesToBeUnique", {"column": "sample_id"}, "the key of everything", over="repeated"),
         _matches(
             "sample_id",
             f"^{re.escape(curated.name)}/{re.escape(name)}/[0-9]{{8,}}$",
@@ -143,4 +145,4 @@ def _source(curated: Curated, name: str, source: Source) -> Suite:
     for column, value in (("licence_declared", source.licence.declared), ("licence_verified", source.licence.verified)):
         if value is not None:
             rules.append(_known(column, [value], "as the catalog says"))
-    return Suite(f"source {name}", table, rules)
+    return rules

@@ -4,7 +4,8 @@ from typing import ClassVar
 
 import polars as pl
 
-from fusion.data.curate.base import Block, Samples, first_reason
+from fusion.data.curate.base import Block, first_reason, no_rejects
+from fusion.data.curate.samples import Part, Samples
 
 
 class Image(Block):
@@ -13,17 +14,20 @@ class Image(Block):
     name: ClassVar[str] = "image"
 
     def rejects(self, samples: Samples) -> pl.DataFrame:
-        short, long = pl.min_horizontal("width", "height"), pl.max_horizontal("width", "height")
-        size = pl.format("{} x {} pixels", "width", "height")
-        return first_reason(
-            samples.with_limits(),
-            [
-                ("too-small", short < pl.col("min_side"), size),
-                ("too-long", long > pl.col("max_aspect") * short, size),
-                (
-                    "blank",
-                    pl.col("contrast") < pl.col("min_contrast"),
-                    pl.format("contrast {}", pl.col("contrast").round(2)),
-                ),
-            ],
-        )
+        return pl.concat([no_rejects(), *samples.map("pictures", _measured, samples.parts())])
+
+
+def _measured(part: Part) -> pl.DataFrame:
+    profile = part.profile
+    short, long = pl.min_horizontal("width", "height"), pl.max_horizontal("width", "height")
+    size = pl.format("{} x {} pixels", "width", "height")
+    rules = []
+    if profile.min_side is not None:
+        rules.append(("too-small", short < profile.min_side, size))
+    if profile.max_aspect is not None:
+        rules.append(("too-long", long > profile.max_aspect * short, size))
+    if profile.min_contrast is not None:
+        told = pl.format("contrast {}", pl.col("contrast").round(2))
+        # Compared in double precision, as the threshold is given.
+        rules.append(("blank", pl.col("contrast").cast(pl.Float64) < profile.min_contrast, told))
+    return first_reason(part.index("width", "height", "contrast"), rules)

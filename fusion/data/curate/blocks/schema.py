@@ -4,7 +4,8 @@ from typing import ClassVar
 
 import polars as pl
 
-from fusion.data.curate.base import Block, Samples
+from fusion.data.curate.base import Block, no_rejects
+from fusion.data.curate.samples import AT, Part, Samples
 
 
 class Schema(Block):
@@ -13,7 +14,10 @@ class Schema(Block):
     name: ClassVar[str] = "schema"
 
     def rejects(self, samples: Samples) -> pl.DataFrame:
-        found = samples.frame.filter(pl.col("structure").is_not_null())
-        parts = pl.col("structure").str.splitn(": ", 2)
-        told = found.with_columns(reason=parts.struct.field("field_0"), evidence=parts.struct.field("field_1"))
-        return told.select(pl.col("at").cast(pl.UInt32), "reason", "evidence")
+        return pl.concat([no_rejects(), *samples.map("conversations", _objections, samples.parts())])
+
+
+def _objections(part: Part) -> pl.DataFrame:
+    found = part.index("structure").filter(pl.col("structure").is_not_null())
+    halves = pl.col("structure").str.splitn(": ", 2)
+    return found.select(AT, reason=halves.struct.field("field_0"), evidence=halves.struct.field("field_1"))

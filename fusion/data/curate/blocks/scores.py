@@ -13,7 +13,8 @@ import polars as pl
 from PIL import Image
 from tqdm import tqdm
 
-from fusion.data.curate.base import AT, REJECTS, Block, Samples, no_rejects
+from fusion.data.curate.base import REJECTS, Block, no_rejects
+from fusion.data.curate.samples import AT, Samples
 from fusion.data.errors import DataError
 
 
@@ -51,12 +52,23 @@ class PictureScore(ScoreBlock):
         """The number of a picture (RGB)."""
 
     def dropped(self, samples: Samples, wanted: dict[str, Any]) -> Iterator[tuple[int, str]]:
-        frame = samples.frame.filter(pl.col("source").is_in(list(wanted)) & pl.col("image_offset").is_not_null())
+        frame = with_pictures(samples, list(wanted))
         model = self.load()
         scores = {name: self.score(model, picture) for name, picture in pictures(samples, frame, self.name)}
         for at, source, name in frame.select(AT, "source", "image_sha256").iter_rows():
             if scores[name] > wanted[source]:
                 yield at, f"{self.setting.removeprefix('max_')} {scores[name]:.3f}"
+
+
+def with_pictures(samples: Samples, sources: list[str]) -> pl.DataFrame:
+    """The kept samples of `sources` that have a picture: `at`, `source`, `image_sha256`, and where the picture lies."""
+    columns = ("image_sha256", "shard", "image_offset", "image_size")
+    frames = [
+        part.index(*columns).with_columns(source=pl.lit(part.source)).filter(pl.col("image_offset").is_not_null())
+        for part in samples.parts(sources)
+    ]
+    empty = pl.DataFrame(schema=[AT, *columns, "source"])
+    return pl.concat(frames) if frames else empty
 
 
 def pictures(samples: Samples, frame: pl.DataFrame, what: str) -> Iterator[tuple[str, Image.Image]]:
@@ -73,9 +85,9 @@ def pictures(samples: Samples, frame: pl.DataFrame, what: str) -> Iterator[tuple
 
 def answers(samples: Samples, sources: list[str]) -> Iterator[tuple[int, str, str]]:
     """Position, source and all answers of each sample of `sources`."""
-    for batch in samples.messages(sources):
-        spoken = batch.filter(pl.col("role") == "gpt").group_by(AT, "source", maintain_order=True)
-        yield from spoken.agg(pl.col("value").str.join(" ")).iter_rows()
+    for part in samples.parts(sources):
+        for at, text in part.answers().iter_rows():
+            yield at, part.source, text
 
 
 def not_installed(block: str, package: str) -> DataError:

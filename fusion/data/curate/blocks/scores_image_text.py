@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-import polars as pl
 from PIL import Image
 
-from fusion.data.curate.base import AT, Samples
-from fusion.data.curate.blocks.scores import ScoreBlock, answers, pictures
+from fusion.data.curate.blocks.scores import ScoreBlock, answers, pictures, with_pictures
+from fusion.data.curate.samples import AT, Samples
 from fusion.data.errors import DataError
 
 
@@ -26,8 +25,7 @@ class ImageText(ScoreBlock):
         for name in sorted({value.model for value in wanted.values()}):
             sources = {source: value.min for source, value in wanted.items() if value.model == name}
             model = _Embedder(name)
-            chosen = pl.col("source").is_in(list(sources)) & pl.col("image_offset").is_not_null()
-            frame = samples.frame.filter(chosen)
+            frame = with_pictures(samples, list(sources))
             seen = {sha: model.picture(picture) for sha, picture in pictures(samples, frame, self.name)}
             shown = dict(frame.select(AT, "image_sha256").iter_rows())
             for at, source, text in answers(samples, list(sources)):

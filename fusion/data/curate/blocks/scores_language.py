@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from fusion.data.curate.base import Samples
 from fusion.data.curate.blocks.scores import ScoreBlock, answers, not_installed
+from fusion.data.curate.samples import Samples
 
 _ENOUGH = 20
 """Letters. Of fewer nobody can say the language."""
