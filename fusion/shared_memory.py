@@ -4,6 +4,8 @@ On one machine its CPU communication gives each rank a buffer of 69 MB in /dev/s
 the rank ends: a hundred training stages later the machine's memory is full of buffers that nobody uses.
 """
 
+import contextlib
+import math
 import os
 import time
 from pathlib import Path
@@ -22,14 +24,25 @@ def remove_unused_buffers(folder: Path = FOLDER) -> int:
     if not folder.is_dir() or not Path("/proc/self/maps").exists():
         return 0
     limit = time.time() - _YOUNG_SECONDS
-    old = [path for path in folder.glob(f"{PREFIX}{os.getuid()}_*") if path.stat().st_mtime < limit]
+    old = [path for path in folder.glob(f"{PREFIX}{os.getuid()}_*") if _modified(path) < limit]
     mapped = _mapped_files() if old else set()
     freed = 0
     for path in old:
         if str(path) not in mapped:
-            freed += path.stat().st_size
-            path.unlink(missing_ok=True)
+            # Two nodes on one machine tidy up at the same time: what the other has removed is not ours to count.
+            with contextlib.suppress(FileNotFoundError):
+                size = path.stat().st_size
+                path.unlink()
+                freed += size
     return freed
+
+
+def _modified(path: Path) -> float:
+    """Time of the last change, later than any for a file that somebody else has removed meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _mapped_files() -> set[str]:

@@ -3,6 +3,7 @@
 import mmap
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,15 @@ def test_young_buffers_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_no_such_folder(tmp_path: Path) -> None:
     assert remove_unused_buffers(tmp_path / "nowhere") == 0
+
+
+def test_two_that_tidy_up_at_once_count_every_byte_once(tmp_path: Path) -> None:
+    """As two nodes on one machine do, which end together."""
+    for number in range(200):
+        path = tmp_path / f"{PREFIX}{os.getuid()}_127.0.0.1_{number}_0"
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0))
+    with ThreadPoolExecutor(4) as pool:
+        freed = list(pool.map(remove_unused_buffers, [tmp_path] * 4))
+    assert sum(freed) == 200
+    assert not list(tmp_path.iterdir())
