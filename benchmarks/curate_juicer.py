@@ -174,12 +174,11 @@ def juicer_side(rows: list[str], folder: Path, python: Path) -> tuple[float, set
     # Nothing of its caches is left over from an earlier round.
     environment = {**os.environ, "HF_HOME": str(folder.resolve() / "hf"), "DATA_JUICER_CACHE_HOME": str(folder / "dj")}
     script = Path(__file__).with_name("juicer_side.py")
-    ran = subprocess.run(
-        [python, script, folder / "captions.json"], capture_output=True, text=True, env=environment, check=False
-    )
-    if ran.returncode:
+    command = [python, script, folder / "captions.json", folder / "seconds.json"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if ran.returncode or not (folder / "seconds.json").exists():
         raise SystemExit(f"Data-Juicer failed:\n{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}")
-    seconds = json.loads(ran.stdout.splitlines()[-1])["seconds"]
+    seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
     with (folder / "out/kept.jsonl").open(encoding="utf-8") as file:
         return float(seconds), {json.loads(line)["row"] for line in file}
 

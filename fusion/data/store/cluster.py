@@ -47,7 +47,7 @@ class Cluster:
             opened.enter_context(_server())
             self._runner = opened.enter_context(runner)
             self._open = opened.pop_all()
-        self._task = task(_run, name="part", persist_result=False, cache_policy=NO_CACHE)
+        self._task = task(name="part", persist_result=False, cache_policy=NO_CACHE)(_run)
 
     def submit(self, job: Callable[..., Any], *arguments: Any) -> Any:
         """A future of `job(*arguments)`."""
