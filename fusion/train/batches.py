@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusion.data.stream.loader import LoaderError, Manifest, ShardReader
-from fusion.data.stream.order import TrainingOrder, spread
+from fusion.data.stream.order import TrainingOrder
+from fusion.data.stream.packing import spread
 from fusion.model.batch import EncodedSample, FusionBatch
 from fusion.model.processing import FusionProcessor
 from fusion.train.recipe import Recipe
@@ -52,7 +53,8 @@ class RankBatches:
     def _step(self, step: int) -> StepBatches:
         rows = self.order.step(step)
         lengths = self.manifest.lengths(self._image_tokens, self._recipe.num_latents(step))[rows]
-        mine = spread(lengths, self._recipe.hardware.ranks, self._recipe.hardware.micro_batch)[self._rank]
+        hardware = self._recipe.hardware
+        mine = spread(lengths, self.manifest.has_image[rows], hardware.ranks, hardware.micro_batch)[self._rank]
         batches: list[FusionBatch | None] = []
         for positions in mine:
             samples = [self._encode(int(rows[position])) for position in positions]

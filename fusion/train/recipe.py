@@ -10,7 +10,7 @@ import numpy as np
 from fusion.hashing import file_sha256, json_sha256
 from fusion.settings import STAGES, Hardware, Model, Settings, Stage, StageSettings
 
-_CODE = ("fusion/model", "fusion/train", "fusion/data/stream/order.py", "fusion/data/stream/loader.py")
+_CODE = ("fusion/model", "fusion/train", "fusion/data/stream")
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy", "pillow")
 
 
