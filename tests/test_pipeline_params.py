@@ -28,6 +28,11 @@ VARIANT = "micro"
 NO_PARAMS = {
     "data.roots": "where data lies on this machine; what it is, ingest writes down by hash",
     "data.workers": "how many processes share the work; the result is the same",
+    "data.loading.workers": "the same, in training",
+    "data.loading.ahead": "how much they hold ready",
+    "data.loading.shards": "where shards lie; their samples are the same",
+    "data.loading.cache": "where on this machine fetched pieces of them lie",
+    "data.loading.cache_gb": "and how many",
 }
 """Settings that a stage reads and that outputs do not depend on."""
 WHOLE = {"model_dump", "model_dump_json", "model_copy"}

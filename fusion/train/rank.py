@@ -14,7 +14,7 @@ from fusion.files import write_json
 from fusion.model.checkpoints import load_checkpoint, save_checkpoint
 from fusion.quiet import quiet_libraries
 from fusion.settings import load_settings
-from fusion.train.batches import RankBatches
+from fusion.train.batches import RankBatches, unread_samples
 from fusion.train.engine import make_engine, set_learning_rates
 from fusion.train.log import TrainingLog
 from fusion.train.processes import join_group
@@ -49,7 +49,7 @@ def run(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
     if dist.get_rank() == 0:
         log = TrainingLog(recipe.log, state.folder / "loss.csv", f"{recipe.variant} {recipe.stage}", steps, first)
         log.event("start", recipe=recipe.as_dict(), steps=steps, first_step=first, ranks=dist.get_world_size())
-    for step, batch in enumerate(batches(first), start=first):
+    for step, batch in enumerate(batches(first, state.folder), start=first):
         rates = set_learning_rates(engine, recipe, step, steps)
         losses = train_step(engine, batch, recipe.num_latents(step))
         done = step + 1
@@ -89,17 +89,16 @@ def finish(recipe: Recipe, engine: Any, processor: Any, batches: RankBatches) ->
         recipe.results.mkdir(parents=True, exist_ok=True)
         # DVC empties outputs before a stage runs again; so the curve grows beside the resumable state.
         shutil.copy(state.folder / "loss.csv", recipe.results / "loss.csv")
-        write_summary(recipe, engine, batches)
+        write_summary(recipe, engine, batches, unread_samples(state.folder))
         state.delete()
     dist.barrier()
     dist.destroy_process_group()
 
 
-def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
+def write_summary(recipe: Recipe, engine: Any, batches: RankBatches, unread: list[dict[str, Any]]) -> None:
     """results/<variant>/<stage>/summary.json: facts of the stage that are equal for equal runs."""
     order = batches.order
-    lengths = batches.manifest.lengths(engine.module.config.num_patches, recipe.model.num_latents)
-    too_long = [batches.manifest.row(int(row)) for row in batches.too_long]
+    too_long = batches.manifest.origins(batches.too_long.tolist())
     last = _last_row(recipe.results / "loss.csv")
     summary = {
         "variant": recipe.variant,
@@ -110,10 +109,12 @@ def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
         "samples_per_epoch": order.samples_per_epoch,
         "epochs": order.epochs,
         "steps": order.steps,
-        "tokens_per_epoch": int((lengths * order.draws).sum()),
+        "tokens_per_epoch": batches.tokens_per_epoch(recipe.model.num_latents),
         "left_out": {
             "too_long": [row["sample_id"] for row in too_long],
             "too_long_by_source": dict(sorted(Counter(row["source"] for row in too_long).items())),
+            "unread": unread,
+            "unread_by_source": dict(sorted(Counter(row["source"] for row in unread).items())),
         },
         "parameters": sum(parameter.numel() for parameter in engine.module.parameters()),
         "ranks": recipe.hardware.ranks,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fusion.hashing import file_sha256, json_sha256
-from fusion.settings import STAGES, Hardware, Model, Settings, Stage, StageSettings
+from fusion.settings import STAGES, Hardware, Loading, Model, Settings, Stage, StageSettings
 
 _CODE = ("fusion/model", "fusion/train", "fusion/data/stream")
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy", "pillow")
@@ -26,6 +26,8 @@ class Recipe:
     settings: StageSettings
     model: Model
     hardware: Hardware
+    loading: Loading
+    """How samples are read. It decides no result and is no part of the identity."""
     root: Path
 
     @property
@@ -108,6 +110,7 @@ class Recipe:
         values["settings"] = self.settings.model_dump()
         values["model"] = self.model.model_dump()
         values["hardware"] = self.hardware.model_dump()
+        values["loading"] = self.loading.model_dump()
         values["root"] = "."
         return values
 
@@ -124,6 +127,7 @@ def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Pat
         settings=settings.stage(variant, stage),
         model=chosen.model,
         hardware=chosen.hardware,
+        loading=settings.data.loading,
         root=root,
     )
 
