@@ -50,9 +50,11 @@ def _raise(lines: list[str]) -> None:
 
 
 def _roots(settings: Settings, catalog: Catalog) -> Iterator[str]:
-    for name in settings.data.roots:
-        if name not in catalog.datasets:
-            yield f"params.yaml: data.roots.{name}: there is no such data set{did_you_mean(name, catalog.datasets)}"
+    for key, names in (("roots", settings.data.roots), ("loading.shards", settings.data.loading.shards)):
+        for name in names:
+            if name not in catalog.datasets:
+                told = did_you_mean(name, catalog.datasets)
+                yield f"params.yaml: data.{key}.{name}: there is no such data set{told}"
 
 
 def _sources(settings: Settings, catalog: Catalog) -> Iterator[str]:

@@ -40,6 +40,20 @@ class Run(Section):
     pilot: float | None = Field(default=None, gt=0, le=0.5)
 
 
+class Loading(Section):
+    """How training reads its samples; results do not depend on it.
+
+    `shards` maps a data set to the fsspec address of its shards, if they do not lie in data/shards/; `cache` is the
+    folder of this machine for what was fetched. `ahead` packs are made before they are asked for, by each worker.
+    """
+
+    workers: Annotated[int, Field(ge=0)] | None
+    ahead: PositiveInt
+    shards: dict[str, str]
+    cache: str
+    cache_gb: float = Field(gt=0)
+
+
 class Data(Section):
     """Ingest, sharding and curation. `roots` maps a data set to the folder that holds it in the published layout."""
 
@@ -50,6 +64,7 @@ class Data(Section):
     runner: Literal["processes", "dask", "ray"]
     scheduler: str | None
     max_image_pixels: PositiveInt
+    loading: Loading
 
 
 class ImageText(Section):
@@ -119,6 +134,7 @@ class Training(Section):
     trained_parts: list[TrainedPart] = Field(min_length=1)
     save_every_steps: PositiveInt
     keep_checkpoints: PositiveInt
+    on_bad_sample: Literal["stop", "count"]
 
 
 class Guards(Section):
@@ -146,6 +162,7 @@ class StageSettings(Section):
     trained_parts: list[TrainedPart] | None = Field(default=None, min_length=1)
     save_every_steps: PositiveInt | None = None
     keep_checkpoints: PositiveInt | None = None
+    on_bad_sample: Literal["stop", "count"] | None = None
 
 
 class BasePart(Section):

@@ -33,6 +33,11 @@ NO_PARAMS = {
     "data.workers": "how many processes share the work; the result is the same",
     "data.runner": "where they run",
     "data.scheduler": "where they run",
+    "data.loading.workers": "the same, in training",
+    "data.loading.ahead": "how much they hold ready",
+    "data.loading.shards": "where shards lie; their samples are the same",
+    "data.loading.cache": "where on this machine fetched pieces of them lie",
+    "data.loading.cache_gb": "and how many",
 }
 """Settings that a stage reads and that outputs do not depend on."""
 WHOLE = {"model_dump", "model_dump_json", "model_copy"}

@@ -178,7 +178,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 FREE = ("config",)
 """Sections that hold what another library reads."""
-PLACES = [path for path in places(DOCUMENT) if not set(path) & {*FREE, "roots", "revision", "name"}]
+PLACES = [path for path in places(DOCUMENT) if not set(path) & {*FREE, "roots", "shards", "revision", "name"}]
 SECTIONS = [
     path
     for path in PLACES

@@ -12,7 +12,7 @@ import numpy as np
 import webdataset
 
 from fusion.data.store.folders import read_parquet
-from fusion.data.stream.loader import LoaderError
+from fusion.data.stream.errors import LoaderError
 from fusion.data.stream.order import Rows
 
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from fusion.data.stream.loader import Manifest, ShardReader
+from fusion.data.stream.loader import ShardReader
+from fusion.data.stream.manifest import Manifest
 from fusion.evaluate.benchmark import Benchmark
 from fusion.evaluate.score import normalize
 from fusion.model.checkpoints import load_checkpoint
@@ -85,12 +86,13 @@ class QuestionPrior:
 
 
 def _training_turns(manifest: Path, tokenizer: str, root: Path) -> Iterator[tuple[str, str]]:
-    rows = Manifest(manifest, tokenizer)
+    table = Manifest(manifest, tokenizer, root / "scratch" / "tables")
     reader = ShardReader(root)
-    for index in range(len(rows)):
-        messages = reader.read({**rows.row(index), "image_offset": None}).conversations
-        for question, answer in zip(messages[::2], messages[1::2], strict=True):
-            yield _question_key(question["value"]), normalize(answer["value"])
+    for rows in table.pieces():
+        for place in table.places(rows):
+            messages = reader.conversations(place)
+            for question, answer in zip(messages[::2], messages[1::2], strict=True):
+                yield _question_key(question["value"]), normalize(answer["value"])
     reader.close()
 
 

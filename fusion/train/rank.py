@@ -16,7 +16,7 @@ from fusion.files import write_json
 from fusion.model.checkpoints import load_checkpoint, save_checkpoint
 from fusion.quiet import quiet_libraries
 from fusion.settings import load_settings
-from fusion.train.batches import RankBatches
+from fusion.train.batches import RankBatches, unread_samples
 from fusion.train.engine import make_engine, set_learning_rates
 from fusion.train.errors import Preempted
 from fusion.train.guards import LossWatch, stop
@@ -72,7 +72,7 @@ def run(recipe: Recipe, engine: Any, batches: RankBatches, watch: Watch, stoppin
         log.event("start", recipe=recipe.as_dict(), steps=steps, first_step=first, ranks=dist.get_world_size())
     saver = StateSaver(engine, state, log)
     losses_seen = LossWatch(recipe.guards.max_loss_ratio)
-    following = batches(first)
+    following = batches(first, state.folder)
     for step in range(first, steps):
         done = step + 1
         watch.now(f"reading the samples of step {done}")
@@ -138,17 +138,16 @@ def finish(recipe: Recipe, engine: Any, processor: Any, batches: RankBatches) ->
         recipe.results.mkdir(parents=True, exist_ok=True)
         # DVC empties outputs before a stage runs again; so the curve grows beside the resumable state.
         shutil.copy(state.folder / CURVE, recipe.results / CURVE)
-        write_summary(recipe, engine, batches)
+        write_summary(recipe, engine, batches, unread_samples(state.folder))
         state.delete()
     dist.barrier()
     dist.destroy_process_group()
 
 
-def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
+def write_summary(recipe: Recipe, engine: Any, batches: RankBatches, unread: list[dict[str, Any]]) -> None:
     """results/<variant>/<stage>/summary.json: facts of the stage that are equal for equal runs."""
     order = batches.order
-    lengths = batches.manifest.lengths(engine.module.config.num_patches, recipe.model.num_latents)
-    too_long = [batches.manifest.row(int(row)) for row in batches.too_long]
+    too_long = batches.manifest.origins(batches.too_long.tolist())
     last = _last_row(recipe.results / CURVE)
     summary = {
         "variant": recipe.variant,
@@ -159,10 +158,12 @@ def write_summary(recipe: Recipe, engine: Any, batches: RankBatches) -> None:
         "samples_per_epoch": order.samples_per_epoch,
         "epochs": order.epochs,
         "steps": order.steps,
-        "tokens_per_epoch": int((lengths * order.draws).sum()),
+        "tokens_per_epoch": batches.tokens_per_epoch(recipe.model.num_latents),
         "left_out": {
             "too_long": [row["sample_id"] for row in too_long],
             "too_long_by_source": dict(sorted(Counter(row["source"] for row in too_long).items())),
+            "unread": unread,
+            "unread_by_source": dict(sorted(Counter(row["source"] for row in unread).items())),
         },
         "parameters": sum(parameter.numel() for parameter in engine.module.parameters()),
         "ranks": recipe.hardware.ranks,

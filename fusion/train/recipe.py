@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fusion.hashing import file_sha256, json_sha256
-from fusion.settings import STAGES, Guards, Hardware, Model, Settings, Stage, StageSettings
+from fusion.settings import STAGES, Guards, Hardware, Loading, Model, Settings, Stage, StageSettings
 
-_CODE = ("fusion/model", "fusion/train", "fusion/data/stream/order.py", "fusion/data/stream/loader.py")
+_CODE = ("fusion/model", "fusion/train", "fusion/data/stream")
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy", "pillow")
 
 
@@ -27,6 +27,8 @@ class Recipe:
     model: Model
     hardware: Hardware
     guards: Guards
+    loading: Loading
+    """How samples are read. It decides no result and is no part of the identity."""
     root: Path
 
     @property
@@ -115,6 +117,7 @@ class Recipe:
         values["model"] = self.model.model_dump()
         values["hardware"] = self.hardware.model_dump()
         values["guards"] = self.guards.model_dump()
+        values["loading"] = self.loading.model_dump()
         values["root"] = "."
         return values
 
@@ -132,6 +135,7 @@ def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Pat
         model=chosen.model,
         hardware=settings.hardware(variant),
         guards=settings.guards,
+        loading=settings.data.loading,
         root=root,
     )
 

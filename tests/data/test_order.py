@@ -1,11 +1,13 @@
 """The training order: every sample exactly as often as it is drawn, the same for any number of ranks."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.data.stream.order import TrainingOrder, permute, spread
+from fusion.data.stream.order import BLOCK_SAMPLES, WINDOW_BLOCKS, TrainingOrder, permute
 
 
 @given(size=st.integers(1, 3000), key=st.binary(min_size=1, max_size=8))
@@ -49,21 +51,39 @@ def test_step_outside_the_stage_is_an_error() -> None:
 
 
 @given(
-    lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=150),
-    ranks=st.integers(1, 9),
-    micro_batch=st.integers(1, 8),
+    draws=st.lists(st.integers(0, 3), min_size=1, max_size=200).filter(lambda values: sum(values) > 0),
+    block=st.integers(1, 7),
+    window=st.integers(1, 5),
 )
-def test_spread_keeps_every_sample_and_even_ranks(lengths: list[int], ranks: int, micro_batch: int) -> None:
-    parts = spread(np.array(lengths, dtype=np.int64), ranks, micro_batch)
-    assert len(parts) == ranks
-    assert len({len(part) for part in parts}) == 1
-    assert all(len(batch) <= micro_batch for part in parts for batch in part)
-    counts = [sum(len(batch) for batch in part) for part in parts]
-    assert max(counts) - min(counts) <= 1
-    assert sorted(int(i) for part in parts for batch in part for i in batch) == list(range(len(lengths)))
+def test_blocks_and_windows_lose_and_repeat_nothing(draws: list[int], block: int, window: int) -> None:
+    order = TrainingOrder("m", 7, 2, 11, np.array(draws, dtype=np.int64), block, window)
+    seen = np.concatenate([order.step(index) for index in range(order.steps)])
+    for epoch in range(2):
+        part = seen[epoch * order.samples_per_epoch : (epoch + 1) * order.samples_per_epoch]
+        assert np.bincount(part, minlength=len(draws)).tolist() == draws
 
 
-def test_spread_balances_tokens() -> None:
-    lengths = np.random.default_rng(0).integers(800, 4000, 128)
-    sums = [sum(int(lengths[batch].sum()) for batch in part) for part in spread(lengths, 8, 4)]
-    assert max(sums) <= 1.05 * np.mean(sums)
+def test_a_large_set_is_read_block_by_block_and_mixed_well() -> None:
+    """In any stretch of one window few blocks are open, and a step holds samples from all over the set."""
+    rows = 10_000_000
+    order = TrainingOrder("m", 1, 1, 128, np.ones(rows, dtype=np.int8))
+    steps = WINDOW_BLOCKS * BLOCK_SAMPLES // 128
+    first = np.concatenate([order.step(index) for index in range(steps - 20)])
+    assert len(np.unique(first // BLOCK_SAMPLES)) <= 1.2 * WINDOW_BLOCKS
+    middle = order.step(order.steps // 2)
+    assert len(np.unique(middle // BLOCK_SAMPLES)) > 100
+    assert np.bincount(middle * 8 // rows, minlength=8).min() >= 5
+    assert (np.diff(middle) < 0).mean() > 0.4, "not in the order of the disk inside a step"
+
+
+def test_repeated_draws_of_a_large_set_are_far_apart() -> None:
+    order = TrainingOrder("m", 1, 1, 1000, np.full(20_000, 3, dtype=np.int64), block=10, window=100)
+    seen = np.concatenate([order.step(index) for index in range(order.steps)])
+    places = np.argsort(seen, kind="stable").reshape(-1, 3)
+    assert np.median(np.diff(places, axis=1)) > 3 * 10 * 100
+
+
+def test_a_set_of_one_window_is_permuted_as_a_whole() -> None:
+    order = TrainingOrder("m", 3, 1, 1000, np.ones(1000, dtype=np.int64))
+    key = hashlib.sha256(b"m:3:0").digest()
+    assert (order.step(0) == permute(np.arange(1000), 1000, key)).all()

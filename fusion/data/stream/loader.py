@@ -1,28 +1,19 @@
-"""From manifest rows to encoded samples, read from the shards by offset.
+"""Samples read from their shards by byte range: from the disk, or from any place that fsspec knows.
 
-Every sample keeps its origin to the batch, so that a loss spike or a removal request can be traced to its source row.
 Source: design "From source to batch", item 5.
 """
 
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import polars as pl
-
-from fusion.data.store.folders import read_parquet, readable
 from fusion.data.store.sample import Message
-from fusion.data.stream.order import Rows
-from fusion.errors import FusionError
-from fusion.hashing import file_sha256
-
-
-class LoaderError(FusionError):
-    """A manifest or shard cannot be read, or does not hold what the manifest says."""
+from fusion.data.stream.errors import LoaderError, UnreadableSample
+from fusion.data.stream.manifest import Place
+from fusion.data.stream.remote import RemoteShards
 
 
 @dataclass(frozen=True)
@@ -34,84 +25,57 @@ class Record:
     image: bytes | None
 
 
-class Manifest:
-    """The kept samples of a data set: `data/manifests/<dataset>/manifest.parquet`, columns as numpy arrays."""
+@dataclass(frozen=True)
+class Remote:
+    """Data sets whose shards lie elsewhere, and the folder on this machine that keeps what was fetched."""
 
-    def __init__(self, path: Path, tokenizer: str) -> None:
-        """Reads the columns that training needs.
-
-        Raises:
-            LoaderError: the manifest is missing or empty, or the tokenizer was not counted.
-            DataError: it is damaged.
-        """
-        if not path.is_file():
-            raise LoaderError(f"{path} is missing: run `dvc repro` (or `fusion curate`) for its data set first")
-        tokens = f"text_tokens_{tokenizer}"
-        with readable(path, "dvc repro"):
-            found = pl.scan_parquet(path).collect_schema().names()
-        if tokens not in found:
-            raise LoaderError(
-                f"{path} has no column {tokens}: add the tokenizer `{tokenizer}` to the data set's catalog entry"
-            )
-        columns = [
-            "sample_id",
-            "source",
-            "shard",
-            "record_offset",
-            "record_size",
-            "image_offset",
-            "image_size",
-            "turns",
-            "draws",
-        ]
-        self.sha256 = file_sha256(path)
-        self._frame = read_parquet(path, "dvc repro", [*columns, tokens])
-        self.draws: Rows = self._frame["draws"].to_numpy().astype(np.int64)
-        self.turns: Rows = self._frame["turns"].to_numpy().astype(np.int64)
-        self.text_tokens: Rows = self._frame[tokens].to_numpy().astype(np.int64)
-        self.has_image = self._frame["image_offset"].is_not_null().to_numpy()
-        if not len(self._frame):
-            raise LoaderError(f"{path} keeps no sample: see the ledger beside it for the reasons")
-
-    def __len__(self) -> int:
-        return len(self._frame)
-
-    def lengths(self, image_tokens: int, num_latents: int) -> Rows:
-        """[rows] int64: sequence length of every sample once its markers are replaced."""
-        return self.text_tokens + self.has_image * image_tokens + self.turns * num_latents
-
-    def row(self, index: int) -> dict[str, Any]:
-        """The manifest row `index` as a mapping."""
-        return self._frame.row(index, named=True)
+    addresses: Mapping[str, str]
+    """Data set -> what stands for `data/shards/<data set>` in the paths of its shards."""
+    cache: Path
+    cache_bytes: int
 
 
 class ShardReader:
-    """Reads samples from tar shards by byte range, keeping a few shards open."""
+    """Reads samples from tar shards, keeping a few of them open."""
 
-    def __init__(self, root: Path, open_shards: int = 64) -> None:
+    def __init__(self, root: Path, remote: Remote | None = None, open_shards: int = 64) -> None:
+        """`root` is the project's folder, to which the paths of shards are relative."""
         self._root = root
         self._open: OrderedDict[str, int] = OrderedDict()
         self._limit = open_shards
+        self._addresses = dict(remote.addresses) if remote else {}
+        self._remote = RemoteShards(remote.cache, remote.cache_bytes) if remote and remote.addresses else None
 
-    def read(self, row: dict[str, Any]) -> Record:
-        """The sample of a manifest row; raises `LoaderError` naming sample and shard when the bytes do not fit."""
-        document = self._bytes(row, row["record_offset"], row["record_size"])
+    def read(self, place: Place) -> Record:
+        """A sample.
+
+        Raises:
+            UnreadableSample: the bytes at its place are not those of a sample.
+            LoaderError: the shard is missing or out of reach.
+        """
+        image = self._bytes(place, *place.image) if place.image else None
+        return Record(place.sample_id, self.conversations(place), image)
+
+    def conversations(self, place: Place) -> list[Message]:
+        """The text of a sample; errors as of `read`."""
+        document = self._bytes(place, *place.record)
         try:
             conversations: list[Message] = json.loads(document)["conversations"]
         except (KeyError, TypeError, ValueError) as error:
-            raise LoaderError(
-                f"{row['sample_id']}: no JSON record at byte {row['record_offset']} of {row['shard']}"
+            raise UnreadableSample(
+                "corrupt-record", f"no JSON record at byte {place.record[0]} of {place.shard}"
             ) from error
-        image = None
-        if row["image_offset"] is not None:
-            image = self._bytes(row, row["image_offset"], row["image_size"])
-        return Record(row["sample_id"], conversations, image)
+        return conversations
 
-    def _bytes(self, row: dict[str, Any], offset: int, size: int) -> bytes:
-        data = os.pread(self._descriptor(row["shard"]), size, offset)
+    def _bytes(self, place: Place, offset: int, size: int) -> bytes:
+        if self._remote is not None and (address := self._addresses.get(place.dataset)):
+            inside = place.shard.removeprefix(f"data/shards/{place.dataset}/")
+            data = self._remote.read(f"{address.rstrip('/')}/{inside}", offset, size)
+        else:
+            data = os.pread(self._descriptor(place.shard), size, offset)
         if len(data) != size:
-            raise LoaderError(
-                f"{row['sample_id']}: {row['shard']} ends before byte {offset + size}: restore it with `dvc checkout`"
+            raise UnreadableSample(
+                "short-shard", f"{place.shard} ends before byte {offset + size}: restore it with `dvc checkout`"
             )
         return data
 

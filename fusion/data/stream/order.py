@@ -1,7 +1,10 @@
 """The training order: a pure function of (manifest hash, seed, epoch).
 
-Nothing but a step number has to be saved to resume exactly. A step holds the same samples whatever the number of ranks;
-inside a step the samples are spread over the ranks by their lengths. Source: design "From source to batch", item 5.
+Nothing but a step number has to be saved to resume exactly, and a step holds the same samples whatever the number of
+ranks. An epoch reads the manifest in blocks of consecutive samples: the blocks are shuffled over the whole data set,
+and the samples among the blocks of one window. So a shard is read in a few long stretches and not all over, while a
+step still mixes samples of a thousand places. A data set that fits into one window is shuffled as a whole.
+Source: design "From source to batch", item 5.
 """
 
 import hashlib
@@ -13,32 +16,57 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 
+BLOCK_SAMPLES = 64
+"""Consecutive samples that are read near each other in time: some megabytes of a shard."""
+WINDOW_BLOCKS = 1024
+"""Blocks whose samples are mixed: what a cache of remote shards has to hold to fetch each block once an epoch."""
 _ROUNDS = 6
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class TrainingOrder:
     """Which manifest rows each optimiser step sees.
 
-    A row whose `draws` is k stands k times in every epoch. Epochs follow one another without a gap: a step may hold the
-    end of one epoch and the beginning of the next; the last step of all may be smaller than `global_batch`.
+    A row whose `draws` is k stands k times in every epoch, far apart where the data set is large. Epochs follow one
+    another without a gap: a step may hold the end of one epoch and the beginning of the next; the last step of all may
+    be smaller than `global_batch`. A step takes memory and time of its own size alone; the order as a whole 4 bytes a
+    draw.
     """
 
     manifest_sha256: str
     seed: int
     epochs: int
     global_batch: int
-    draws: Rows
-    """[rows] int64: how often a row is drawn in an epoch."""
+    draws: npt.NDArray[np.integer]
+    """[rows]: how often a row is drawn in an epoch."""
+    block: int = BLOCK_SAMPLES
+    window: int = WINDOW_BLOCKS
 
     @cached_property
-    def _ends(self) -> Rows:
-        return np.cumsum(self.draws, dtype=np.int64)
+    def _drawn(self) -> npt.NDArray[np.uint32]:
+        """[samples_per_epoch]: rows in the manifest's order, all first draws, then all second ones, and so on."""
+        drawn = np.empty(int(self.draws.sum(dtype=np.int64)), dtype=np.uint32)
+        filled = 0
+        for earlier in range(int(self.draws.max(initial=0))):
+            # By pieces: the positions that numpy finds take eight bytes each.
+            for first in range(0, len(self.draws), _PIECE):
+                found = np.flatnonzero(self.draws[first : first + _PIECE] > earlier)
+                drawn[filled : filled + len(found)] = found + first
+                filled += len(found)
+        return drawn
+
+    @cached_property
+    def _bounds(self) -> Rows:
+        """[windows + 1]: where the windows start in the shuffled sequence of whole blocks; all of about one size."""
+        blocks = self.samples_per_epoch // self.block
+        windows = max(1, round(blocks / self.window))
+        return np.arange(windows + 1, dtype=np.int64) * blocks // windows
 
     @property
     def samples_per_epoch(self) -> int:
         """Number of draws in one epoch."""
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._drawn)
 
     @property
     def steps(self) -> int:
@@ -55,8 +83,7 @@ class TrainingOrder:
         rows = np.empty_like(positions)
         for epoch in np.unique(positions // size):
             chosen = positions // size == epoch
-            draws = permute(positions[chosen] - epoch * size, size, self._key(int(epoch)))
-            rows[chosen] = np.searchsorted(self._ends, draws, side="right")
+            rows[chosen] = self._drawn[self._shuffled(positions[chosen] - epoch * size, int(epoch))]
         return rows
 
     def epoch_of(self, index: int) -> float:
@@ -64,8 +91,30 @@ class TrainingOrder:
         done = min((index + 1) * self.global_batch, self.samples_per_epoch * self.epochs)
         return done / self.samples_per_epoch
 
-    def _key(self, epoch: int) -> bytes:
-        return hashlib.sha256(f"{self.manifest_sha256}:{self.seed}:{epoch}".encode()).digest()
+    def _shuffled(self, positions: Rows, epoch: int) -> Rows:
+        """Draws at these positions of an epoch."""
+        starts = self._bounds * self.block
+        starts[-1] = self.samples_per_epoch
+        draws = np.empty_like(positions)
+        windows = np.searchsorted(starts[1:], positions, side="right")
+        for window in np.unique(windows):
+            chosen = windows == window
+            size = int(starts[window + 1] - starts[window])
+            places = permute(positions[chosen] - starts[window], size, self._key(epoch, int(window)))
+            blocks, insides = np.divmod(places, self.block)
+            draws[chosen] = self._blocks(epoch, int(window))[blocks] * self.block + insides
+        return draws
+
+    def _blocks(self, epoch: int, window: int) -> Rows:
+        """The blocks of a window, ascending; what is left of the epoch behind its last whole block ends the last."""
+        blocks, bounds = int(self._bounds[-1]), self._bounds[window : window + 2]
+        chosen = np.sort(permute(np.arange(*bounds, dtype=np.int64), blocks, self._key(epoch, "blocks")))
+        return np.append(chosen, blocks) if bounds[1] == blocks else chosen
+
+    def _key(self, epoch: int, part: int | str) -> bytes:
+        # The first window has the epoch's own key: the order of a set of one window is the plain permutation of it.
+        name = f"{self.manifest_sha256}:{self.seed}:{epoch}" + (f":{part}" if part else "")
+        return hashlib.sha256(name.encode()).digest()
 
 
 def permute(positions: Rows, size: int, key: bytes) -> Rows:
@@ -103,28 +152,3 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
-
-
-def spread(lengths: Rows, ranks: int, micro_batch: int) -> list[list[Rows]]:
-    """Spreads the samples of one step over ranks and micro-batches by their lengths.
-
-    `lengths` [n] are token counts. Returns, for each rank, its micro-batches as positions into the step; every rank has
-    the same number of micro-batches (some may be empty), at most `micro_batch` samples each, of similar lengths, and
-    ranks differ by at most one sample: the sorted samples are dealt to and fro, so that the token sums stay close.
-    """
-    by_length = np.lexsort((np.arange(len(lengths)), -lengths))
-    rounds = -(-len(lengths) // ranks)
-    dealt: list[list[int]] = [[] for _ in range(ranks)]
-    for number in range(rounds):
-        hand = by_length[number * ranks : (number + 1) * ranks]
-        order = range(ranks) if number % 2 == 0 else range(ranks - 1, -1, -1)
-        for rank, position in zip(order, hand, strict=False):
-            dealt[rank].append(int(position))
-    micro_batches = max(1, -(-rounds // micro_batch))
-    return [
-        [
-            np.array(hand[number * micro_batch : (number + 1) * micro_batch], dtype=np.int64)
-            for number in range(micro_batches)
-        ]
-        for hand in dealt
-    ]
