@@ -3,9 +3,10 @@
     python -m benchmarks.loader [--pictures 600] [--rounds 7] [--rows 10000000] [--work FOLDER] [--output FILE]
 
 Pictures. `loader` is all that training does from shards to uint8 tensors: order, packs, reading, decoding, tokens,
-collation. `plain` reads the same pictures from files one by one: open, convert, five resizes (four quarters and the
-whole), normalise in floating point. `limit` is decoding and the larger one of the two resizes that cannot be done
-without, of bytes in memory. All on one core in one thread; they take turns, figures are medians of rounds.
+collation. `plain` reads the same pictures from files one by one: open, convert, make the five views and send each
+through the image processor of the Transformers library, which resizes and normalises in floating point. `limit` is
+decoding and the larger one of the two resizes that cannot be done without, of bytes in memory; `both` has both. All on
+one core in one thread; they take turns, figures are medians of rounds.
 
 Opening. A manifest of so many rows is generated in all the columns that curation writes. A process of its own opens it
 as a rank of the published variant does and asks for the first batch, for the first time on the machine and again.
@@ -34,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from benchmarks.manifests import DATASET, ROOT, TOKENIZER, write_manifest, write_pool
 from benchmarks.report import surroundings, write_result
@@ -50,6 +52,7 @@ DECODER_PARAMETERS, TOWER_PARAMETERS = 3.8e9, 0.41e9
 """Of Phi-3.5-mini and of the so400m tower, about."""
 FLOPS_A_SECOND = 0.4 * 989e12
 CORES_A_GPU = 16
+_PLAIN = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=Image.Resampling.BICUBIC)
 
 
 def make_processor(side: int = SIDE) -> FusionProcessor:
@@ -103,27 +106,33 @@ def pictures_a_second(folder: Path, pictures: int, rounds: int) -> dict[str, Any
             np.asarray(decode_image(content).resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC))
         return len(files)
 
-    ways = {"loader": loader, "plain": plain, "limit": limit}
+    def both() -> int:
+        for content in contents:
+            picture = decode_image(content)
+            for side in (2 * SIDE, SIDE):
+                np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+        return len(files)
+
+    ways = {"loader": loader, "plain": plain, "limit": limit, "both": both}
     rates = take_turns(ways, rounds)
     medians = {name: statistics.median(found) for name, found in rates.items()}
     return {
         "pictures_a_second": {name: round(value, 1) for name, value in medians.items()},
         "loader_over_plain": round(ratio(rates["loader"], rates["plain"]), 3),
         "share_of_the_limit": round(ratio(rates["loader"], rates["limit"]), 3),
+        "share_of_both_resizes": round(ratio(rates["loader"], rates["both"]), 3),
         "bytes_a_picture": round(statistics.mean(len(content) for content in contents)),
     }
 
 
 def plain_picture(file: Path) -> torch.Tensor:
-    """float32 [5, 3, S, S]: the pictures that training needs, made one after the other."""
+    """float32 [5, 3, S, S]: the five views, each through the image processor of the Transformers library."""
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
-    middle, lower = picture.width / 2, picture.height / 2
-    boxes = [(left, top, left + middle, top + lower) for top in (0, lower) for left in (0, middle)]
-    views = [picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box) for box in boxes]
-    views.append(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    arrays = [(np.asarray(view, dtype=np.float32) / 255 - 0.5) / 0.5 for view in views]
-    return torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays])
+    large = picture.resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC)
+    corners = [(left, top) for top in (0, SIDE) for left in (0, SIDE)]
+    views = [large.crop((left, top, left + SIDE, top + SIDE)) for left, top in corners]
+    return torch.cat([_PLAIN(images=view, return_tensors="pt")["pixel_values"] for view in (*views, picture)])
 
 
 def take_turns(ways: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
