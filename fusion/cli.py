@@ -243,6 +243,9 @@ def train(
         str | None, typer.Option("--as", metavar="KIND", help="With print: of which launcher, or kubernetes.")
     ] = None,
     node_rank: Annotated[int | None, typer.Option(min=0, help="With torchrun, deepspeed: this node's number.")] = None,
+    what_was_in: Annotated[
+        int | None, typer.Option(metavar="STEP", min=1, help="Tell the samples of a step; nothing is run.")
+    ] = None,
 ) -> None:
     """Train one stage of a variant; started again after a crash, it continues."""
     from fusion.launchers.start import printed, starter
@@ -254,6 +257,10 @@ def train(
         raise FusionError(f"there is no stage `{stage}`: one of {', '.join(STAGES)}")
     settings, _ = _inputs(variant)
     recipe = make_recipe(settings, variant, stage)  # type: ignore[arg-type]
+    if what_was_in is not None:
+        from fusion.train.origins import tell_step
+
+        return print(tell_step(recipe, what_was_in))
     if launcher == "print":
         print(printed(recipe, settings.launch, kind), end="")
         return

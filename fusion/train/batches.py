@@ -38,6 +38,31 @@ class _Planned(NamedTuple):
     tokens: int
 
 
+def planned_order(recipe: Recipe, image_tokens: int) -> tuple[Manifest, TrainingOrder, Rows]:
+    """The manifest of a stage, the order of its samples, and the rows that are left out.
+
+    Left out is what does not fit into max_length with the largest number of latents.
+
+    Raises:
+        LoaderError: no sample fits.
+    """
+    manifest = Manifest(recipe.manifest, recipe.tokenizer, recipe.root / "scratch" / "tables")
+    most, limit = max(recipe.model.query_len), recipe.settings.max_length
+    largest = max(int(rows["draws"].max()) for rows in manifest.pieces())
+    draws = np.empty(len(manifest), dtype=np.min_scalar_type(largest))
+    too_long, first = [], 0
+    for rows in manifest.pieces():
+        left_out = (lengths(rows, image_tokens, most) > limit) & (rows["draws"] > 0)
+        draws[first : first + len(rows)] = np.where(left_out, 0, rows["draws"])
+        too_long.append(np.flatnonzero(left_out) + first)
+        first += len(rows)
+    if not draws.any():
+        raise LoaderError(f"{recipe.manifest}: no sample fits into max_length {limit} of {recipe.stage}")
+    settings = recipe.settings
+    order = TrainingOrder(manifest.sha256, recipe.seed, settings.epochs or 1, settings.global_batch, draws)
+    return manifest, order, np.concatenate(too_long)
+
+
 class RankBatches:
     """Reads and encodes the samples of one rank, step by step, from any step on."""
 
@@ -47,29 +72,7 @@ class RankBatches:
         self._image_tokens = image_tokens
         self._rank = rank
         start_workers_early(recipe)
-        self.manifest = Manifest(recipe.manifest, recipe.tokenizer, recipe.root / "scratch" / "tables")
-        draws, self.too_long = self._draws()
-        """`too_long`: rows left out because they do not fit into max_length with the largest number of latents."""
-        if not draws.any():
-            raise LoaderError(
-                f"{recipe.manifest}: no sample fits into max_length {recipe.settings.max_length} of {recipe.stage}"
-            )
-        self.order = TrainingOrder(
-            self.manifest.sha256, recipe.seed, recipe.settings.epochs or 1, recipe.settings.global_batch, draws
-        )
-
-    def _draws(self) -> tuple[Any, Rows]:
-        """Draws of all rows, in as few bytes as they need, and the rows that are too long and so have none."""
-        most, limit = max(self._recipe.model.query_len), self._recipe.settings.max_length
-        largest = max(int(rows["draws"].max()) for rows in self.manifest.pieces())
-        draws = np.empty(len(self.manifest), dtype=np.min_scalar_type(largest))
-        too_long, first = [], 0
-        for rows in self.manifest.pieces():
-            left_out = (lengths(rows, self._image_tokens, most) > limit) & (rows["draws"] > 0)
-            draws[first : first + len(rows)] = np.where(left_out, 0, rows["draws"])
-            too_long.append(np.flatnonzero(left_out) + first)
-            first += len(rows)
-        return draws, np.concatenate(too_long)
+        self.manifest, self.order, self.too_long = planned_order(recipe, image_tokens)
 
     def tokens_per_epoch(self, num_latents: int) -> int:
         """Tokens of all draws of an epoch."""
