@@ -12,6 +12,7 @@ import typer
 
 from fusion.errors import FusionError
 from fusion.plan.command import plan
+from fusion.scratch import scratch
 from fusion.settings import STAGES, Settings, load_settings
 from fusion.startup import start_quickly
 
@@ -262,8 +263,7 @@ def train(
 
         return print(tell_step(recipe, what_was_in))
     if launcher == "print":
-        print(printed(recipe, settings.launch, kind), end="")
-        return
+        return print(printed(recipe, settings.launch, kind), end="")
     start = starter(settings.launch, launcher, node_rank)
     remove_unused_buffers()
     try:
@@ -274,16 +274,7 @@ def train(
 
 
 app.command()(plan)
-
-
-@app.command()
-def scratch(
-    clear: Annotated[str | None, typer.Option(metavar="NAME", help="Remove this one, or `all`.")] = None,
-) -> None:
-    """Show what interrupted stages left to continue from, or remove it."""
-    from fusion import scratch as folder
-
-    print(folder.show() if clear is None else folder.clear(clear))
+app.command()(scratch)
 
 
 @app.command()

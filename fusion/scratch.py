@@ -4,6 +4,9 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from fusion.errors import FusionError
 
@@ -65,6 +68,13 @@ def clear(name: str, root: Path = Path()) -> str:
     for row in chosen:
         shutil.rmtree(row.path) if row.path.is_dir() and not row.path.is_symlink() else row.path.unlink()
     return f"removed {len(chosen)}, {sum(row.size for row in chosen) / 1e6:.1f} MB"
+
+
+def scratch(
+    remove: Annotated[str | None, typer.Option("--clear", metavar="NAME", help="Remove this one, or `all`.")] = None,
+) -> None:
+    """Show what interrupted stages left to continue from, or remove it."""
+    print(show() if remove is None else clear(remove))
 
 
 def _age(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fusion.contradictions import contradictions
 from fusion.documents import did_you_mean, dotted, faults, read_yaml
 from fusion.errors import FusionError
 
@@ -366,44 +367,3 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
     if lines:
         raise SettingsError("\n".join([f"{path} has {len(lines)} wrong setting(s):", *lines]))
     return settings
-
-
-def contradictions(settings: Settings) -> list[str]:
-    """Values that are right by themselves and do not fit each other, one line each."""
-    lines = []
-    for name in settings.run.variants:
-        if name not in settings.variants:
-            lines.append(f"run.variants: `{name}` is not one of the variants{did_you_mean(name, settings.variants)}")
-    lines += [
-        f"run.variants: `{name}` stands there twice"
-        for name in dict.fromkeys(settings.run.variants)
-        if settings.run.variants.count(name) > 1
-    ]
-    for name, profile in settings.curation.profiles.items():
-        if profile.min_answer_chars > profile.max_answer_chars:
-            lines.append(f"curation.profiles.{name}.min_answer_chars: is more than max_answer_chars")
-    for name, variant in settings.variants.items():
-        lines += [f"variants.{name}.{line}" for line in _variant_contradictions(variant)]
-    return lines
-
-
-def _variant_contradictions(variant: Variant) -> list[str]:
-    lines = []
-    for stage in STAGES:
-        batch = getattr(variant.stages, stage).global_batch
-        if batch < variant.hardware.ranks:
-            lines.append(
-                f"stages.{stage}.global_batch: {batch} samples are too few for hardware.ranks {variant.hardware.ranks}"
-            )
-    language, layers = variant.base.llm.config, variant.model.interaction
-    if language is not None:
-        if "model_type" not in language:
-            lines.append("base.llm.config.model_type: missing")
-        if variant.base.tokenizer is None:
-            lines.append("base.tokenizer: missing: a language model made from a configuration brings none")
-        depth, last = language.get("num_hidden_layers"), layers.start + layers.stride * (layers.layers - 1)
-        if isinstance(depth, int) and layers.layers and last >= depth:
-            lines.append(
-                f"model.interaction: the last of its layers would follow decoder layer {last}, of 0 to {depth - 1}"
-            )
-    return lines

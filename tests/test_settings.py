@@ -176,7 +176,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-FREE = ("config",)
+FREE = ("config", "environment")
 """Sections that hold what another library reads."""
 PLACES = [path for path in places(DOCUMENT) if not set(path) & {*FREE, "roots", "shards", "revision", "name"}]
 SECTIONS = [

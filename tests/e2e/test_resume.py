@@ -94,6 +94,7 @@ def test_a_broken_loss_stops_the_stage_and_names_the_samples(project: Project) -
     manifest = pl.read_parquet(project.root / "data/manifests/micro-stage1/manifest.parquet")
     assert len(origins) == 16 and {row["sample_id"] for row in origins} <= set(manifest["sample_id"])
     (project.root / LOG).unlink()
+    project.run("fusion", "scratch", "--clear", "all")
     told = project.run("fusion", "train", "micro", "stage1", "--what-was-in", "1").stdout.splitlines()
     assert [line.split()[0] for line in told[1:]] == [row["sample_id"] for row in origins]
     beyond = project.run("fusion", "train", "micro", "stage1", "--what-was-in", "100000", check=False)
