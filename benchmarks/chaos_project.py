@@ -147,11 +147,13 @@ def _texts(published: Path, count: int, seed: int) -> dict[str, Any]:
 
 def read_all(log: Path) -> None:
     """Reads every sample of every training step and writes down what it was; goes on where the log ends."""
-    from fusion.data.stream.loader import Manifest, ShardReader
+    from fusion.data.stream.loader import ShardReader
+    from fusion.data.stream.manifest import Manifest
     from fusion.data.stream.order import TrainingOrder
 
-    manifest = Manifest(Path("data/manifests") / DATASET / "manifest.parquet", TOKENIZER)
-    order = TrainingOrder(manifest.sha256, SEED, EPOCHS, GLOBAL_BATCH, manifest.draws)
+    manifest = Manifest(Path("data/manifests") / DATASET / "manifest.parquet", TOKENIZER, Path("scratch/tables"))
+    draws = np.concatenate([rows["draws"] for rows in manifest.pieces()])
+    order = TrainingOrder(manifest.sha256, SEED, EPOCHS, GLOBAL_BATCH, draws)
     reader = ShardReader(Path("."))
     log.parent.mkdir(exist_ok=True)
     with log.open("a+b") as file:
@@ -161,8 +163,8 @@ def read_all(log: Path) -> None:
         file.seek(0)
         for number in range(sum(1 for _ in file), order.steps):
             digest = hashlib.sha256()
-            for row in order.step(number).tolist():
-                sample = reader.read(manifest.row(row))
+            for place in manifest.places(manifest.rows(order.step(number))):
+                sample = reader.read(place)
                 digest.update(sample.sample_id.encode() + json.dumps(sample.conversations).encode())
                 digest.update(sample.image or b"")
             file.write(f"{number} {digest.hexdigest()}\n".encode())
