@@ -1,5 +1,6 @@
 """Curation on a cluster gives the bytes that it gives here, and says what is wrong there."""
 
+import importlib
 import sys
 
 import pytest
@@ -32,6 +33,8 @@ def test_a_local_cluster_of_dask_changes_no_byte(workshop: Workshop, monkeypatch
 
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_a_missing_package_is_named(kind: str, monkeypatch: pytest.MonkeyPatch):
+    # Prefect reads its settings once, when it is imported: later tests need those without the address below.
+    importlib.import_module("prefect")
     monkeypatch.setitem(sys.modules, f"prefect_{kind}", None)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr("fusion.data.store.workers.WORTH_PROCESSES", 0)

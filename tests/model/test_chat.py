@@ -232,12 +232,12 @@ def test_answers_stream_and_can_be_left() -> None:
         pieces = list(streamed.stream(question, max_new_tokens=6, eos_token_id=[]))
         assert "".join(pieces).strip() == straight.ask(question, max_new_tokens=6, eos_token_id=[])
     assert streamed.ids == straight.ids
-    length = len(streamed.ids)
+    length, threads = len(streamed.ids), threading.active_count()
     stream = streamed.stream(QUESTIONS[2], max_new_tokens=1000, eos_token_id=[])
     next(stream)
     stream.close()
     assert length < len(streamed.ids) < length + 900
-    assert threading.active_count() < 10
+    assert threading.active_count() <= threads
     with pytest.raises(SampleError):
         list(streamed.stream("<image>"))
     assert streamed.ask("is it", max_new_tokens=2) is not None
