@@ -152,6 +152,23 @@ def test_a_stop_goes_to_the_ranks_and_not_to_the_launcher(tmp_path: Path) -> Non
     assert process.communicate(timeout=20)[0] == "75 True\n"
 
 
+def test_a_second_stop_ends_ranks_and_launcher_at_once(tmp_path: Path) -> None:
+    stubborn = LAUNCHER.format(rank=PATIENT.replace("sys.exit(75)", "print('asked', flush=True)"))
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import run_launcher\n"
+        f"code, stopped = run_launcher([sys.executable, '-c', {stubborn!r}], os.environ, Path())\n"
+        "print(code, stopped)\n",
+        encoding="utf-8",
+    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "asked\n", "the first one is left to the rank"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == "-9 True\n"
+
+
 def test_ranks_do_not_outlive_the_command_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
