@@ -9,6 +9,7 @@ import polars as pl
 from fusion.data.curate.digests import Numbers, equal_rows, halves
 from fusion.data.curate.hamming import Hashes, colour_difference, distance, near_pairs_within
 from fusion.data.curate.samples import AT, Marks, Part, Positions, Samples
+from fusion.data.store.filled import filled
 
 MIN_QUALITY = 50
 """PDQ's own measure of how much a picture has to hash; its authors advise against matching below 50."""
@@ -96,5 +97,5 @@ def _rejects(
     hit = np.flatnonzero(entry[picture] >= 0)
     which = table[entry[picture[hit]]]
     frame = pl.DataFrame({AT: at[hit], "bits": which[:, 1], "other": samples.ids(at[shown[which[:, 2]]])})
-    told = pl.format("{} of 256 bits from {}", "bits", "other")
+    told = filled("{} of 256 bits from {}", "bits", "other")
     return frame.select(pl.col(AT).cast(pl.UInt32), reason=pl.lit("similar-picture"), evidence=told)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from fusion.data.ingest import SAMPLES
+from fusion.data.store.filled import filled
 from fusion.data.store.folders import read_parquet, readable
 from fusion.settings import CurationProfile
 
@@ -133,7 +134,7 @@ class Samples:
         sources = pl.Series(names, dtype=pl.String).gather(numbers)
         digits = pl.col("row").cast(pl.String).str.zfill(8)
         frame = pl.DataFrame({"source": sources, "row": rows})
-        return frame.select(id=pl.format("{}/{}/{}", pl.lit(self.dataset), "source", digits))["id"]
+        return frame.select(id=filled("{}/{}/{}", pl.lit(self.dataset), "source", digits))["id"]
 
     def drop(self, at: Positions) -> None:
         """Takes samples out."""

@@ -14,6 +14,7 @@ from fusion.data.curate.minhash import GRAM, word_grams
 from fusion.data.curate.near_pictures import MAX_COLOUR_DIFFERENCE, MIN_QUALITY
 from fusion.data.explain.outputs import Outputs, messages_of
 from fusion.data.explain.rules import sharing
+from fusion.data.store.filled import filled
 
 if TYPE_CHECKING:
     from fusion.settings import Settings
@@ -70,7 +71,7 @@ def nearest_benchmark_picture(outputs: Outputs, row: Row) -> Near | None:
     for name in outputs.entry.contamination:
         _, images = read_benchmark(name, outputs.root)
         images = images.filter(pl.col("pdq_quality") >= MIN_QUALITY)
-        told = images.with_columns(place=pl.format("{} of benchmark {}", "image_id", pl.lit(name)))
+        told = images.with_columns(place=filled("{} of benchmark {}", "image_id", pl.lit(name)))
         best = _nearer(best, _nearest(row, told, "place"))
     return best
 
@@ -88,7 +89,7 @@ def benchmark_runs(outputs: Outputs, text: str, size: int) -> Near:
 def benchmark_grams(outputs: Outputs, name: str, size: int) -> npt.NDArray[np.uint64]:
     """The distinct word n-grams of a benchmark's questions with their answers."""
     questions, _ = read_benchmark(name, outputs.root)
-    both = questions.select(text=pl.format("{} {}", "question", "answer"))["text"].unique(maintain_order=True)
+    both = questions.select(text=filled("{} {}", "question", "answer"))["text"].unique(maintain_order=True)
     return np.unique(word_grams(both, size)[0])
 
 

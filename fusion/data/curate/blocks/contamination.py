@@ -15,6 +15,7 @@ from fusion.data.curate.minhash import word_grams
 from fusion.data.curate.near_pictures import MAX_COLOUR_DIFFERENCE, MIN_QUALITY
 from fusion.data.curate.samples import AT, Part, Samples
 from fusion.data.curate.words import runs, word_numbers
+from fusion.data.store.filled import filled
 
 _FIRST_BITS = 20
 
@@ -48,7 +49,7 @@ class Contamination(Block):
 
 def _exam(samples: Samples, name: str, sizes: list[int]) -> Exam:
     questions, pictures = read_benchmark(name, samples.root)
-    both = questions.select(text=pl.format("{} {}", "question", "answer"))["text"].unique(maintain_order=True)
+    both = questions.select(text=filled("{} {}", "question", "answer"))["text"].unique(maintain_order=True)
     grams = {size: np.unique(word_grams(both, size)[0]) for size in sizes}
     return Exam(name, pictures.select("image_id", "sha256", "pdq", "pdq_quality", "colours"), grams)
 
@@ -67,7 +68,7 @@ def _compare(part: Part, exams: list[Exam]) -> pl.DataFrame:
 def _same_pictures(index: pl.DataFrame, exam: Exam) -> pl.DataFrame:
     known = exam.pictures.unique("sha256", keep="first", maintain_order=True).select("image_id", image_sha256="sha256")
     hit = index.select(AT, "image_sha256").join(known, on="image_sha256", maintain_order="left")
-    told = pl.format("the picture {} of benchmark {}", "image_id", pl.lit(exam.name))
+    told = filled("the picture {} of benchmark {}", "image_id", pl.lit(exam.name))
     return hit.select(AT, reason=pl.lit("benchmark-picture"), evidence=told).cast(REJECTS)
 
 
@@ -103,7 +104,7 @@ def _words(part: Part, exams: list[Exam]) -> dict[str, pl.DataFrame]:
         own, own_offsets = word_grams(texts["value"].gather(touched), size)
         hits = np.concatenate([[0], np.cumsum(_members(own, exam.grams[size]))])
         count = pl.Series(hits[own_offsets[1:]] - hits[own_offsets[:-1]])
-        told = pl.format("{} run(s) of {} words of benchmark {}", count, pl.lit(size), pl.lit(exam.name))
+        told = filled("{} run(s) of {} words of benchmark {}", count, pl.lit(size), pl.lit(exam.name))
         rows = texts.select(pl.col(AT).gather(touched)).with_columns(reason=pl.lit("benchmark-text"), evidence=told)
         found[exam.name] = rows.cast(REJECTS)
     return found

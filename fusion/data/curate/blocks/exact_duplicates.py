@@ -10,6 +10,7 @@ from fusion.data.curate.base import REJECTS, Block, no_rejects
 from fusion.data.curate.digests import Numbers, equal_rows, halves
 from fusion.data.curate.samples import AT, Part, Samples
 from fusion.data.curate.words import mix
+from fusion.data.store.filled import filled
 
 Keys = tuple[npt.NDArray[np.int64], Numbers, npt.NDArray[np.bool_]]
 
@@ -32,7 +33,7 @@ class ExactDuplicates(Block):
         reasons = pl.Series(["same-sample", "same-text"]).gather(bare[again].astype(np.int64))
         originals = samples.ids(at[groups.first[groups.of[again]]])
         told = pl.DataFrame({AT: at[again], "reason": reasons, "evidence": originals}, schema=REJECTS)
-        return told.with_columns(evidence=pl.format("equal to {}", "evidence"))
+        return told.with_columns(evidence=filled("equal to {}", "evidence"))
 
 
 def _keys(part: Part) -> Keys:

@@ -6,6 +6,7 @@ import polars as pl
 
 from fusion.data.curate.base import Block, first_reason, no_rejects
 from fusion.data.curate.samples import Part, Samples
+from fusion.data.store.filled import filled
 
 
 class Image(Block):
@@ -20,14 +21,14 @@ class Image(Block):
 def _measured(part: Part) -> pl.DataFrame:
     profile = part.profile
     short, long = pl.min_horizontal("width", "height"), pl.max_horizontal("width", "height")
-    size = pl.format("{} x {} pixels", "width", "height")
+    size = filled("{} x {} pixels", "width", "height")
     rules = []
     if profile.min_side is not None:
         rules.append(("too-small", short < profile.min_side, size))
     if profile.max_aspect is not None:
         rules.append(("too-long", long > profile.max_aspect * short, size))
     if profile.min_contrast is not None:
-        told = pl.format("contrast {}", pl.col("contrast").round(2))
+        told = filled("contrast {}", pl.col("contrast").round(2))
         # Compared in double precision, as the threshold is given.
         rules.append(("blank", pl.col("contrast").cast(pl.Float64) < profile.min_contrast, told))
     return first_reason(part.index("width", "height", "contrast"), rules)

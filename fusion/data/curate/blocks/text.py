@@ -12,6 +12,7 @@ from fusion.data.curate.digests import Numbers, halves
 from fusion.data.curate.samples import AT, Part, Positions, Samples
 from fusion.data.curate.text_rules import CARD, CONTROL, EMAIL, PHONE, SCRIPTS, plain, useless, visible
 from fusion.data.curate.words import most_frequent, word_numbers
+from fusion.data.store.filled import filled
 from fusion.settings import CurationProfile
 
 _LETTERS_IN_SCRIPT = 0.9
@@ -51,7 +52,7 @@ def _rules(profile: CurationProfile) -> list[Rule]:
     value, answer = pl.col("value"), pl.col("answer")
     stripped = visible(value)
     chars = stripped.str.len_chars()
-    length = pl.format("{} characters", chars)
+    length = filled("{} characters", chars)
     shown = value.str.slice(0, 120)
     rules: list[Rule] = [
         ("control-characters", value.str.contains(CONTROL), shown.str.escape_regex()),
@@ -61,7 +62,7 @@ def _rules(profile: CurationProfile) -> list[Rule]:
     ]
     if profile.pii:
         rules += [
-            (f"pii-{kind}", value.str.contains(pattern), pl.format("at character {}", value.str.find(pattern)))
+            (f"pii-{kind}", value.str.contains(pattern), filled("at character {}", value.str.find(pattern)))
             for kind, pattern in (("email", EMAIL), ("card", CARD), ("phone", PHONE))
         ]
     if profile.useless_texts:
@@ -69,7 +70,7 @@ def _rules(profile: CurationProfile) -> list[Rule]:
     if profile.scripts:
         letters = value.str.count_matches(r"\p{L}")
         own = value.str.count_matches("[" + "".join(SCRIPTS[script] for script in profile.scripts) + "]")
-        told = pl.format("{} of {} letters in {}", own, letters, pl.lit(", ".join(profile.scripts)))
+        told = filled("{} of {} letters in {}", own, letters, pl.lit(", ".join(profile.scripts)))
         rules.append(("foreign-script", answer & (own < letters * _LETTERS_IN_SCRIPT), told))
     return rules
 
@@ -140,6 +141,6 @@ def _pictures_of(texts: Numbers, pictures: Numbers) -> npt.NDArray[np.int64]:
 def _told(part: Part, hits: pl.DataFrame) -> pl.DataFrame:
     answers = part.messages().filter(pl.col("role") == "gpt")
     answers = answers.with_columns(number=pl.int_range(pl.len()).over(AT))
-    told = pl.format("{} pictures have it: {}", "sharing", pl.col("value").str.slice(0, 120))
+    told = filled("{} pictures have it: {}", "sharing", pl.col("value").str.slice(0, 120))
     hit = answers.join(hits, on=[AT, "number"], how="inner", maintain_order="left")
     return hit.select(AT, reason=pl.lit("shared-text"), evidence=told).cast(REJECTS)
