@@ -48,13 +48,19 @@ def spread(lengths: Rows, pictures: Flags, ranks: int, micro_batch: int) -> list
 def even_packs(lengths: Rows, pictures: Flags, packs: int) -> Rows:
     """int64 [n]: the pack of each sample, such that the largest sum of lengths is small.
 
-    Packs are dealt and improved by exchanges. Where the largest stays above `EVEN`, its shortest sample goes to one of
-    the smallest packs, over the limit of pictures by one if need be, and exchanges even out what that does; the best of
-    a few such attempts counts if it is better. Ties go to the first everywhere: the result is the same on all ranks.
+    Packs are dealt and improved by exchanges. Where the largest stays above `EVEN`, a few packs take a picture more
+    than they must: they start with the shortest samples, or the largest pack's shortest sample goes to one of the
+    smallest, and exchanges even out what that does; the best of a few such attempts counts if it is better. Ties go to
+    the first everywhere: the result is the same on all ranks.
     """
     most = -(-int(pictures.sum()) // packs)
     best = _Packing.dealt(lengths, pictures, packs, most)
     best.exchange(most)
+    if best.tokens.max() > EVEN * best.tokens.mean():
+        for crowded in range(1, min(_TRIED, packs - 1) + 1):
+            attempt = _Packing.dealt(lengths, pictures, packs, most, crowded)
+            attempt.exchange(most + 1)
+            best = min(best, attempt, key=lambda one: int(one.tokens.max()))
     while best.tokens.max() > EVEN * best.tokens.mean():
         attempts = [attempt for attempt in best.relieved(most + 1) if attempt.tokens.max() < best.tokens.max()]
         if not attempts:
@@ -79,16 +85,22 @@ class _Packing:
     """[packs]: pictures."""
 
     @classmethod
-    def dealt(cls, lengths: Rows, pictures: Flags, packs: int, most: int) -> "_Packing":
+    def dealt(cls, lengths: Rows, pictures: Flags, packs: int, most: int, crowded: int = 0) -> "_Packing":
         """The longest sample first, each to the pack with the fewest tokens; those without a picture last.
 
-        Source: Graham, "Bounds on multiprocessing timing anomalies", 1969. With at most `most` pictures a pack.
+        Source: Graham, "Bounds on multiprocessing timing anomalies", 1969. With at most `most` pictures a pack; but the
+        first `crowded` packs start with one more, of the shortest.
         """
         nothing = np.zeros(packs, dtype=np.int64)
         picture = np.concatenate([pictures.astype(np.int64), nothing])
         place = np.concatenate([np.zeros(len(lengths), dtype=np.int64), np.arange(packs)])
         self = cls(np.concatenate([lengths, nothing]), picture, place, nothing.copy(), nothing.copy())
-        for sample in np.lexsort((np.arange(len(lengths)), -lengths, ~pictures)):
+        order = np.lexsort((np.arange(len(lengths)), -lengths, ~pictures))
+        shown = int(pictures.sum())
+        first = max(0, shown - crowded * (most + 1))
+        for number, sample in enumerate(order[first:shown][::-1]):
+            self._put(int(sample), number // (most + 1))
+        for sample in np.delete(order, np.s_[first:shown]):
             open_for_it = self.held + picture[sample] <= most
             self._put(int(sample), int(np.argmin(np.where(open_for_it, self.tokens, _NEVER))))
         return self
