@@ -187,10 +187,11 @@ def make_environment(folder: Path) -> Path:
     """The Python of Data-Juicer's environment, made at first use."""
     python = folder / "bin/python"
     if not (folder / ".complete").exists():
-        subprocess.run(["uv", "venv", "--clear", "--python", sys.executable, folder], check=True)
+        uv = Path(sys.executable).with_name("uv")  # `make env` puts it there
+        subprocess.run([uv, "venv", "--clear", "--python", sys.executable, folder], check=True)
         links = subprocess.run(["pip", "config", "get", "global.find-links"], capture_output=True, text=True)
         found = ["--find-links", links.stdout.strip()] if links.stdout.strip() else []
-        subprocess.run(["uv", "pip", "install", "--python", python, *found, *PACKAGES], check=True)
+        subprocess.run([uv, "pip", "install", "--python", python, *found, *PACKAGES], check=True)
         (folder / ".complete").touch()
     return python
 
