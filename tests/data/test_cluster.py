@@ -13,8 +13,9 @@ from tests.data.workshop import DATASET, Workshop
 
 
 @pytest.mark.long
-def test_a_local_cluster_of_dask_changes_no_byte(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("prefect_dask", reason="the extra `dask` is not installed")
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_a_local_cluster_changes_no_byte(kind: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip(f"prefect_{kind}", reason=f"the extra `{kind}` is not installed")
     monkeypatch.setenv("PREFECT_HOME", str(workshop.folder / "prefect"))
     mixed(workshop)
     workshop.curate()
@@ -22,7 +23,7 @@ def test_a_local_cluster_of_dask_changes_no_byte(workshop: Workshop, monkeypatch
     here = {path.name: file_sha256(path) for path in folder.iterdir()}
     monkeypatch.setattr("fusion.data.curate.samples.PART_ROWS", 20)
     monkeypatch.setattr("fusion.data.store.workers.WORTH_PROCESSES", 0)
-    data = workshop.settings.data.model_copy(update={"workers": 2, "runner": "dask"})
+    data = workshop.settings.data.model_copy(update={"workers": 2, "runner": kind})
     workshop.settings = workshop.settings.model_copy(update={"data": data})
     workshop.curate_only()
     assert {path.name: file_sha256(path) for path in folder.iterdir()} == here

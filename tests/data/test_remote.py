@@ -97,6 +97,10 @@ def test_what_cannot_be_had_is_named(tmp_path: Path) -> None:
         RemoteShards(tmp_path, 10, PIECE)
 
 
+class HungUp(Exception):
+    """What libraries of stores raise is often no OSError."""
+
+
 class Flaky(MemoryFileSystem):
     """A store that fails now and then."""
 
@@ -110,7 +114,7 @@ class Flaky(MemoryFileSystem):
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: object) -> bytes:
         if Flaky.failures:
             Flaky.failures -= 1
-            raise ConnectionResetError("the store hung up")
+            raise HungUp("the store hung up")
         return bytes(super().cat_file(path, start, end, **kwargs))
 
 
@@ -121,7 +125,7 @@ def test_a_store_that_fails_is_asked_again_but_not_for_ever(tmp_path: Path) -> N
     Flaky.failures = ATTEMPTS - 1
     assert shards.read(address, 5, 10) == BYTES[5:15]
     Flaky.failures = ATTEMPTS
-    with pytest.raises(LoaderError, match="cannot be fetched in 5 attempts: the store hung up"):
+    with pytest.raises(LoaderError, match="cannot be fetched in 5 attempts: HungUp: the store hung up"):
         shards.read(address, 50_000, 10)
 
 

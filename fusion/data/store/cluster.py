@@ -19,8 +19,9 @@ _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_LEVEL": "WARNING",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Prefect's settings where a person has none; it reads them at its import."""
+"""Settings of Prefect and Ray where a person has none; they read them at their import."""
 
 _SERVER_STARTS = 120
 """Seconds. The first start builds its database."""
@@ -39,10 +40,10 @@ class Cluster:
             os.environ.setdefault(name, value)
         if "PREFECT_API_URL" not in os.environ:
             os.environ.setdefault("PREFECT_HOME", str(Path("scratch/prefect").resolve()))
+        runner = _runner(kind, address, count)
         from prefect import task
         from prefect.cache_policies import NO_CACHE
 
-        runner = _runner(kind, address, count)
         with ExitStack() as opened:
             opened.enter_context(_server())
             self._runner = opened.enter_context(runner)
@@ -83,7 +84,8 @@ def _runner(kind: Kind, address: str | None, count: int) -> Any:
             f"params.yaml: data.runner: `{kind}` needs the package prefect-{kind} ({error}): "
             f"pip install 'fusion-pipeline[{kind}]'"
         ) from None
-    return RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs={"num_cpus": count})
+    local = {"num_cpus": count, "include_dashboard": False, "log_to_driver": False}
+    return RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs=local)
 
 
 @contextmanager

@@ -123,9 +123,11 @@ class RemoteShards:
                 raise LoaderError(f"shard {address} is missing: put it there, or correct data.loading.shards") from None
             except PermissionError as error:
                 raise LoaderError(f"shard {address} may not be read: {error}; check the credentials") from error
-            except (OSError, TimeoutError) as error:
+            except Exception as error:
+                # Stores raise what their libraries raise, and many network errors of these are no OSError.
                 if attempt == ATTEMPTS - 1:
-                    raise LoaderError(f"shard {address} cannot be fetched in {ATTEMPTS} attempts: {error}") from error
+                    told = f"{type(error).__name__}: {error}"
+                    raise LoaderError(f"shard {address} cannot be fetched in {ATTEMPTS} attempts: {told}") from error
                 time.sleep(self._wait * 2**attempt)
         raise AssertionError("not reached")
 
