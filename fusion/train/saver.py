@@ -17,8 +17,10 @@ class StateSaver:
     Until it has its name the checkpoint before counts, so nothing has to wait but the next one, and the end.
     """
 
-    def __init__(self, engine: Any, state: ResumableState, log: TrainingLog | None) -> None:
-        self._engine, self._state, self._log = engine, state, log
+    def __init__(
+        self, engine: Any, state: ResumableState, log: TrainingLog | None, layouts: list[dict[str, Any]]
+    ) -> None:
+        self._engine, self._state, self._log, self._layouts = engine, state, log, layouts
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -58,5 +60,5 @@ class StateSaver:
 
     def _name(self, step: int) -> None:
         assert self._log is not None
-        self._state.complete(step, {"step": step, "ranks": dist.get_world_size()})
+        self._state.complete(step, {"step": step, "layouts": self._layouts})
         self._log.event("checkpoint", step=step)
