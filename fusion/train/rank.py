@@ -23,7 +23,7 @@ from fusion.train.log import CURVE, TrainingLog
 from fusion.train.processes import join_group
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.resume import Beginning, find_beginning, load_state
-from fusion.train.room import check_disk, out_of_memory
+from fusion.train.room import check_disk, explained
 from fusion.train.saver import StateSaver
 from fusion.train.state import ResumableState
 from fusion.train.step import train_step
@@ -55,10 +55,11 @@ def main(variant: str, stage: str) -> None:
         run(recipe, engine, batches, watch, stopping, state, beginning)
         watch.now("writing the final checkpoint, or waiting for rank 0 to do so")
         finish(recipe, engine, processor, batches, state, beginning)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+    except Exception as error:
+        known = explained(recipe, error)
+        if known is None:
             raise
-        raise out_of_memory(recipe, error) from error
+        raise known from error
     finally:
         watch.close()
 

@@ -37,12 +37,8 @@ class StateSaver:
             if self._log:
                 self._log.save_curve(self._state.folder / partial / CURVE)
         except (OSError, RuntimeError) as error:
-            if not is_full(self._state.folder, error):
-                raise
-            raise NoRoom(
-                f"no space is left on the disk for the state after step {step} in {self._state.folder}: make room, the "
-                "same command continues from the last complete checkpoint"
-            ) from error
+            self._explain(error)
+            raise
         dist.barrier()
         if self._log:
             self._pending = self._worker.submit(self._name, step)
@@ -55,8 +51,20 @@ class StateSaver:
 
     def _settle(self) -> None:
         if self._pending is not None:
-            self._pending.result()
+            try:
+                self._pending.result()
+            except OSError as error:
+                self._explain(error)
+                raise
             self._pending = None
+
+    def _explain(self, error: OSError | RuntimeError) -> None:
+        """Raises `NoRoom` if that is what the error is about."""
+        if is_full(self._state.folder, error):
+            raise NoRoom(
+                f"no space is left on the disk for a state in {self._state.folder}: make room, the same command "
+                "continues from the last complete checkpoint"
+            ) from error
 
     def _name(self, step: int) -> None:
         assert self._log is not None

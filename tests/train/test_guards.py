@@ -18,7 +18,7 @@ from fusion.settings import Settings, SettingsError, load_settings
 from fusion.train.errors import WHAT_TO_DO, LossGuard, NoRoom, OutOfMemory, Preempted, Stalled, TrainingError
 from fusion.train.guards import LossWatch, stop
 from fusion.train.launch import check_devices, ended, parameters
-from fusion.train.room import check_disk, check_memory, is_full, out_of_memory
+from fusion.train.room import check_disk, check_memory, explained, is_full, out_of_memory
 from fusion.train.running import Ending, run_launcher
 from fusion.train.watch import StopRequest, Watch
 from tests.train.test_recipe import ROOT, recipe
@@ -99,6 +99,29 @@ def test_a_full_disk_is_told_from_other_faults(tmp_path: Path) -> None:
 def test_out_of_memory_says_what_to_change() -> None:
     message = str(out_of_memory(recipe(ROOT), MemoryError("cannot allocate\nmore")))
     assert "micro_batch" in message and "more" not in message
+
+
+class Unwritten(Exception):
+    """Of a library that writes files without Python's, as safetensors does."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), OutOfMemory),
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
+        (OSError(errno.ENOSPC, "No space left on device"), NoRoom),
+        (Unwritten("I/O error: No space left on device (os error 28)"), NoRoom),
+        (OSError(errno.EACCES, "Permission denied"), None),
+        (RuntimeError("Connection closed by peer"), None),
+        (Stalled("says enough"), None),
+    ],
+)
+def test_want_of_memory_and_of_space_are_told_from_faults(error: Exception, kind: type[TrainingError] | None) -> None:
+    found = explained(recipe(ROOT), error)
+    assert type(found) is (kind or type(None))
+    assert found is None or "the same command continues" in str(found).lower()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() >= 32, reason="this machine has the GPUs")
