@@ -92,7 +92,7 @@ def start_ranks(recipe: Recipe, told: Path) -> list[Any]:
     variables = rank_environment(recipe)
     os.environ.update(variables)  # the process that ranks are forked from has to know them before it imports torch
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fusion.train.rank"])
+    context.set_forkserver_preload(["fusion.train.rank", "benchmarks.ranks"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

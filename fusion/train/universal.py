@@ -61,7 +61,7 @@ def faults_of(source: Path, target: Path) -> Iterator[str]:
     """What is missing or wrong in the universal form of a checkpoint, a line for each parameter and part."""
     saved = torch.load(sorted(source.glob("*_model_states.pt"))[0], map_location="cpu", weights_only=False, mmap=True)
     shapes = saved["param_shapes"]
-    weights = saved["module"]
+    weights = saved["module"] or {}
     if isinstance(shapes, dict):
         shapes = [shapes]
     for name, shape in [item for group in shapes for item in group.items()]:

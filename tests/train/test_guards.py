@@ -203,6 +203,32 @@ def test_a_second_stop_ends_ranks_and_launcher_at_once(tmp_path: Path) -> None:
     assert process.communicate(timeout=20)[0] == "-9 2\n"
 
 
+LEAVING = """
+import subprocess, sys
+rank = '''
+import os, sys, time
+from fusion.train.leaving import leave_note
+rank, code = sys.argv[1:]
+os.environ["RANK"] = rank
+time.sleep(0.3 * int(rank))
+if int(code):
+    leave_note(int(code))
+sys.exit(int(code))
+'''
+ranks = [subprocess.Popen([sys.executable, "-c", rank, str(number), code]) for number, code in enumerate(sys.argv[1:])]
+sys.exit(any([rank.wait() for rank in ranks]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [(["0", "79"], 79), (["1", "76"], 76), (["77", "78"], 77), (["1", "1"], 1), (["75", "75"], 75), (["0", "0"], 0)],
+)
+def test_a_launcher_that_makes_one_of_all_codes_does_not_hide_the_reason(codes: list[str], told: int) -> None:
+    """As torchrun does; the rank that left first with a reason counts."""
+    assert run_launcher([sys.executable, "-c", LEAVING, *codes], os.environ, ROOT) == Ending(told)
+
+
 def test_ranks_do_not_outlive_the_command_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
