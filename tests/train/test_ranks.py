@@ -21,6 +21,10 @@ from benchmarks.ranks import (
     set_cell,
     train,
 )
+from fusion.data.stream.manifest import has_picture, lengths
+from fusion.data.stream.packing import spread
+from fusion.model.checkpoints import load_checkpoint
+from fusion.train.batches import planned_order
 from fusion.train.errors import Preempted, TrainingError
 from fusion.train.layout import Layout
 from fusion.train.universal import PARTS, faults_of
@@ -33,6 +37,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("ranks")
     make_project(made, EPOCHS)
     return made
+
+
+def test_the_steps_have_what_ranks_may_trip_over(folder: Path) -> None:
+    """Texts alone on one rank beside pictures on the other, and nothing at all on one."""
+    made = set_cell(folder, 2, 3)
+    model, _ = load_checkpoint(made.parent)
+    manifest, order, _ = planned_order(made, model.config.num_patches)
+    seen: set[tuple[bool | None, ...]] = set()
+    for step in range(order.steps):
+        rows = manifest.rows(order.step(step))
+        shown = has_picture(rows)
+        tokens = lengths(rows, model.config.num_patches, made.num_latents(step))
+        ranks = spread(tokens, shown, 2, made.hardware.micro_batch)
+        for packs in zip(*ranks, strict=True):
+            seen.add(tuple(bool(shown[pack].any()) if len(pack) else None for pack in packs))
+    assert {(True, False), (False, True)} & seen
+    assert {(True, None), (False, None)} & seen
 
 
 def test_a_state_of_two_ranks_continues_on_one_to_the_same_losses(folder: Path) -> None:
