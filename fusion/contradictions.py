@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fusion.documents import did_you_mean
 
 if TYPE_CHECKING:
-    from fusion.settings import Settings, Variant
+    from fusion.settings import Settings, StageSettings, Variant
 
 
 def contradictions(settings: Settings) -> list[str]:
@@ -25,18 +25,23 @@ def contradictions(settings: Settings) -> list[str]:
         if profile.min_answer_chars > profile.max_answer_chars:
             lines.append(f"curation.profiles.{name}.min_answer_chars: is more than max_answer_chars")
     for name, variant in settings.variants.items():
-        lines += [f"variants.{name}.{line}" for line in _variant_contradictions(variant)]
+        lines += [f"variants.{name}.{line}" for line in _variant_contradictions(settings, variant)]
     return lines
 
 
-def _variant_contradictions(variant: Variant) -> list[str]:
+def _variant_contradictions(settings: Settings, variant: Variant) -> list[str]:
     lines = []
-    for stage in type(variant.stages).model_fields:
-        batch = getattr(variant.stages, stage).global_batch
-        if batch < variant.hardware.ranks:
+    hardware = variant.hardware
+    for name in type(variant.stages).model_fields:
+        stage: StageSettings = getattr(variant.stages, name)
+        if stage.global_batch % hardware.ranks:
             lines.append(
-                f"stages.{stage}.global_batch: {batch} samples are too few for hardware.ranks {variant.hardware.ranks}"
+                f"stages.{name}.global_batch: {stage.global_batch} samples do not divide among hardware.ranks "
+                f"{hardware.ranks}"
             )
+        zero = settings.training.zero_stage if stage.zero_stage is None else stage.zero_stage
+        if hardware.offload_optimizer and zero == 0:
+            lines.append(f"hardware.offload_optimizer: needs a zero_stage of 1, 2 or 3, and {name} has 0")
     language, layers = variant.base.llm.config, variant.model.interaction
     if language is not None:
         if "model_type" not in language:

@@ -1,4 +1,4 @@
-"""JSON files that are equal for equal content and never seen half written."""
+"""Files that are there whole: JSON that is equal for equal content and never seen half written; flushes to the disk."""
 
 import json
 import os
@@ -28,3 +28,12 @@ def write_json(value: Any, path: Path) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """Waits until what was written to a file, or which names a folder has, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,7 +11,7 @@ from fusion.launchers.scripts import job_name, kubernetes_job, slurm_script
 from fusion.settings import Launch
 from fusion.train.launch import LOCAL, Start, launcher_command, rank_environment
 from fusion.train.recipe import Recipe
-from fusion.train.running import run_launcher
+from fusion.train.running import Ending, run_launcher
 
 STARTING = ("local", "torchrun", "deepspeed", "slurm")
 PRINTED = (*STARTING, "kubernetes")
@@ -45,7 +45,7 @@ def starter(launch: Launch, launcher: str | None, node: int | None) -> Start:
     )
 
 
-def start_node(recipe: Recipe, launch: Launch, launcher: str, node: int) -> tuple[int, bool]:
+def start_node(recipe: Recipe, launch: Launch, launcher: str, node: int) -> Ending:
     """Runs the ranks of one node; the others are started there by the same command with their own number."""
     command = node_command(recipe, launch, launcher, node)
     return run_launcher(command, {**rank_environment(recipe), **launch.environment}, recipe.root)
@@ -62,7 +62,7 @@ def node_command(recipe: Recipe, launch: Launch, launcher: str, node: int) -> li
     return deepspeed_command(recipe, nodes, hosts, node, launch.port)
 
 
-def submit(recipe: Recipe, launch: Launch) -> tuple[int, bool]:
+def submit(recipe: Recipe, launch: Launch) -> Ending:
     """Writes the batch script, hands it to SLURM and waits for the job, whose exit code comes back.
 
     Raises:
@@ -77,7 +77,7 @@ def submit(recipe: Recipe, launch: Launch) -> tuple[int, bool]:
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(slurm_script(recipe, launch), encoding="utf-8")
     command = ["sbatch", "--wait", str(script.relative_to(recipe.root))]
-    return subprocess.run(command, cwd=recipe.root, check=False).returncode, False
+    return Ending(subprocess.run(command, cwd=recipe.root, check=False).returncode)
 
 
 def printed(recipe: Recipe, launch: Launch, kind: str | None) -> str:

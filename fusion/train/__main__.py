@@ -15,7 +15,9 @@ _PAUSE_SECONDS = 3.0
 """A launcher looks once a second and tells the first exit code it sees: a rank that ends because another did waits."""
 
 
-def _rank(variant: str, stage: str) -> int:
+def run_rank(variant: str, stage: str) -> int:
+    """Trains; the exit code."""
+    from fusion.train.leaving import leave_note
     from fusion.train.rank import main
     from fusion.train.running import end_with_parent
 
@@ -24,6 +26,7 @@ def _rank(variant: str, stage: str) -> int:
         main(variant, stage)
     except FusionError as error:
         print(f"error: rank {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
+        leave_note(error.exit_code)
         return error.exit_code
     except Exception:
         traceback.print_exc()
@@ -39,6 +42,6 @@ if __name__ == "__main__":
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     if "RANK" not in os.environ or len(arguments) != 2:
         sys.exit("error: this is one rank of a stage; start the stage with `fusion train VARIANT STAGE`")
-    code = _rank(*arguments)
+    code = run_rank(*arguments)
     if code:
         os._exit(code)  # other threads and the group may wait for ranks that are gone

@@ -28,6 +28,8 @@ class StepBatches:
     tokens: int
     rows: list[list[int]]
     """Manifest rows of the samples of each batch; `Manifest.origins` tells where they come from."""
+    idle: FusionBatch
+    """What is computed, with weight 0, in place of a batch that is None: all ranks have to call the same modules."""
 
 
 class _Planned(NamedTuple):
@@ -94,6 +96,8 @@ class RankBatches:
         """
         notes.mkdir(parents=True, exist_ok=True)
         planned: deque[_Planned] = deque()
+        nothing = [{"from": "human", "value": "-"}, {"from": "gpt", "value": "-"}]
+        idle = self._processor.collate([self._processor.encode(nothing, None)])
         packs = read_packs(self._recipe, self._processor, self._plans(first_step, planned))
         with _continued(notes / f"unread-{self._rank}.jsonl") as file:
             for _ in range(first_step, self.order.steps):
@@ -107,7 +111,7 @@ class RankBatches:
                     rows.append(pack.indices)
                 file.flush()
                 facts = planned.popleft()
-                yield StepBatches(batches, facts.samples, facts.tokens, rows)
+                yield StepBatches(batches, facts.samples, facts.tokens, rows, idle)
 
     def _plans(self, first_step: int, planned: deque[_Planned]) -> Iterator[Plan]:
         """This rank's packs of all steps, and at the end of `planned` the facts of each step that was begun."""

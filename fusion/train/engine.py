@@ -22,8 +22,11 @@ def part_of(name: str) -> str:
     return next((part for part, prefixes in _PARTS.items() if name.startswith(prefixes)), "language")
 
 
-def make_engine(recipe: Recipe, model: FusionForConditionalGeneration) -> Any:
-    """Wraps the model for this recipe: AdamW with the tower's own learning rate, ZeRO, precision, frozen parts."""
+def make_engine(recipe: Recipe, model: FusionForConditionalGeneration, universal: bool = False) -> Any:
+    """Wraps the model for this recipe: AdamW with the tower's own learning rate, ZeRO, precision, frozen parts.
+
+    `universal`: the state that it will load has DeepSpeed's universal form.
+    """
     settings = recipe.settings
     assert settings.optimizer is not None and settings.trained_parts is not None  # filled in by Settings.stage
     parameters = dict(model.named_parameters())
@@ -41,7 +44,8 @@ def make_engine(recipe: Recipe, model: FusionForConditionalGeneration) -> Any:
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=_adamw(settings.optimizer, groups),
-        config=deepspeed_config(recipe, sum(parameter.numel() for parameter in parameters.values())),
+        config=deepspeed_config(recipe, sum(parameter.numel() for parameter in parameters.values()))
+        | {"checkpoint": {"load_universal": universal}},
         dist_init_required=False,
     )
     return engine

@@ -17,7 +17,7 @@ from fusion.settings import load_settings
 from fusion.train.errors import WHAT_TO_DO, Preempted, TrainingError
 from fusion.train.recipe import Recipe
 from fusion.train.room import check_disk, check_memory
-from fusion.train.running import run_launcher
+from fusion.train.running import Ending, run_launcher
 from fusion.zoo.rules import check_parent
 
 
@@ -26,11 +26,11 @@ class Start:
     """A way to start the ranks of a stage.
 
     Attributes:
-        run: runs all ranks to their end; the exit code, and whether they were asked to stop.
+        run: runs all ranks to their end.
         here: how many of them run on this machine.
     """
 
-    run: Callable[[Recipe], tuple[int, bool]]
+    run: Callable[[Recipe], Ending]
     here: Callable[[Recipe], int]
 
 
@@ -46,16 +46,21 @@ def train_stage(recipe: Recipe, start: Start | None = None) -> None:
     check_inputs(recipe, start.here(recipe))
     variant = load_settings(recipe.root / "params.yaml").variant(recipe.variant)
     check_parent(recipe.parent, variant, recipe.stage, recipe.root)
-    code, stopped = start.run(recipe)
-    if code:
-        raise ended(recipe, code, stopped)
+    ending = start.run(recipe)
+    if ending.code:
+        raise ended(recipe, ending)
 
 
-def ended(recipe: Recipe, code: int, stopped: bool) -> TrainingError:
-    """The error of a stage whose ranks ended with this code; `stopped`: after a signal that asked them to."""
-    if stopped:
+def ended(recipe: Recipe, ending: Ending) -> TrainingError:
+    """The error of a stage whose ranks ended before its time."""
+    code = ending.code
+    if ending.signals and (code < 0 or code not in WHAT_TO_DO):
+        # A scheduler that asked for it starts the stage again, whether there was time to save or not.
         code = Preempted.exit_code
-    what = WHAT_TO_DO.get(code, f"ended with exit code {code}; the ranks' messages stand above")
+        what = "was ended at once, by a second request to stop" if ending.signals > 1 else "was told to stop"
+        what += "; nothing was saved after its last complete checkpoint, the steps since then are done again"
+    else:
+        what = WHAT_TO_DO.get(code, f"ended with exit code {code}; the ranks' messages stand above")
     error = TrainingError(
         f"{recipe.stage} of {recipe.variant} {what}. The log is {recipe.log}. Started again, the stage continues from "
         "its last complete checkpoint."
@@ -64,7 +69,7 @@ def ended(recipe: Recipe, code: int, stopped: bool) -> TrainingError:
     return error
 
 
-def start_here(recipe: Recipe) -> tuple[int, bool]:
+def start_here(recipe: Recipe) -> Ending:
     """Runs all ranks on this machine through DeepSpeed's launcher for one node."""
     return run_launcher(launcher_command(recipe), rank_environment(recipe), recipe.root)
 

@@ -6,6 +6,7 @@ import socket
 import sys
 
 import deepspeed
+import torch
 import torch.distributed as dist
 
 LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
@@ -29,6 +30,8 @@ def join_group(device: str) -> None:
     own at that port, which its ranks use.
     """
     backend = "nccl" if device == "cuda" else "gloo"
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # the ranks talk before there is an engine
     host = os.environ["MASTER_ADDR"]
     if is_loopback(host):
         os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK_INTERFACE

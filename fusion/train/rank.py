@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from fusion.train.guards import LossWatch, stop
 from fusion.train.log import CURVE, TrainingLog
 from fusion.train.processes import join_group
 from fusion.train.recipe import Recipe, make_recipe
-from fusion.train.room import check_disk, out_of_memory
+from fusion.train.resume import Beginning, find_beginning, load_state
+from fusion.train.room import check_disk, explained
 from fusion.train.saver import StateSaver
 from fusion.train.state import ResumableState
 from fusion.train.step import train_step
@@ -43,26 +43,38 @@ def main(variant: str, stage: str) -> None:
     torch.use_deterministic_algorithms(recipe.hardware.device == "cpu")
     try:
         join_group(recipe.hardware.device)
+        state = ResumableState(recipe)
+        beginning = find_beginning(recipe, state, watch)
+        watch.now("loading the model")
         torch.manual_seed(recipe.seed)
         model, processor = load_checkpoint(recipe.parent)
-        engine = make_engine(recipe, model)
+        engine = make_engine(recipe, model, beginning.universal)
         batches = RankBatches(recipe, processor, model.config.num_patches, dist.get_rank())
-        run(recipe, engine, batches, watch, stopping)
+        watch.now("loading the state to continue from")
+        load_state(engine, state, beginning)
+        run(recipe, engine, batches, watch, stopping, state, beginning)
         watch.now("writing the final checkpoint, or waiting for rank 0 to do so")
-        finish(recipe, engine, processor, batches)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+        finish(recipe, engine, processor, batches, state, beginning)
+    except Exception as error:
+        known = explained(recipe, error)
+        if known is None:
             raise
-        raise out_of_memory(recipe, error) from error
+        raise known from error
     finally:
         watch.close()
 
 
-def run(recipe: Recipe, engine: Any, batches: RankBatches, watch: Watch, stopping: StopRequest) -> None:
-    """All optimiser steps from the newest whole checkpoint on."""
-    state = ResumableState(recipe)
-    first = resume(engine, state)
-    steps = batches.order.steps
+def run(
+    recipe: Recipe,
+    engine: Any,
+    batches: RankBatches,
+    watch: Watch,
+    stopping: StopRequest,
+    state: ResumableState,
+    beginning: Beginning,
+) -> None:
+    """All optimiser steps that are left."""
+    first, steps = beginning.steps, batches.order.steps
     parameters = sum(parameter.numel() for parameter in engine.module.parameters())
     log = None
     if dist.get_rank() == 0:
@@ -70,7 +82,7 @@ def run(recipe: Recipe, engine: Any, batches: RankBatches, watch: Watch, stoppin
         rows = state.folder / state.tag(first) / CURVE if first else None
         log = TrainingLog(recipe.log, f"{recipe.variant} {recipe.stage}", steps, first, rows)
         log.event("start", recipe=recipe.as_dict(), steps=steps, first_step=first, ranks=dist.get_world_size())
-    saver = StateSaver(engine, state, log)
+    saver = StateSaver(engine, state, log, beginning.layouts)
     losses_seen = LossWatch(recipe.guards.max_loss_ratio)
     following = batches(first, state.folder)
     for step in range(first, steps):
@@ -103,21 +115,6 @@ def run(recipe: Recipe, engine: Any, batches: RankBatches, watch: Watch, stoppin
         log.close()
 
 
-def resume(engine: Any, state: ResumableState) -> int:
-    """Loads the newest whole checkpoint, which rank 0 looks for; the steps that it has behind it, 0 without one."""
-    step = torch.zeros(1, dtype=torch.int64, device=engine.device)
-    if dist.get_rank() == 0:
-        state.clear_partial()
-        newest, damaged = state.newest()
-        print("".join(f"warning: {line}\n" for line in damaged), end="", file=sys.stderr, flush=True)
-        step += newest or 0
-    dist.broadcast(step, 0)
-    first = int(step)
-    if first:
-        engine.load_checkpoint(str(state.folder), tag=state.tag(first))
-    return first
-
-
 def on_any_rank(value: bool, device: torch.device) -> bool:
     """Whether it is true on any rank; the same answer on all of them."""
     flag = torch.tensor([int(value)], device=device)
@@ -125,7 +122,14 @@ def on_any_rank(value: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
-def finish(recipe: Recipe, engine: Any, processor: Any, batches: RankBatches) -> None:
+def finish(
+    recipe: Recipe,
+    engine: Any,
+    processor: Any,
+    batches: RankBatches,
+    state: ResumableState,
+    beginning: Beginning,
+) -> None:
     """Rank 0 writes the final checkpoint aside, names it, and removes the resumable state."""
     parameters = list(engine.module.parameters())
     gathered = deepspeed.zero.GatheredParameters(parameters, enabled=recipe.settings.zero_stage == 3)
@@ -134,18 +138,26 @@ def finish(recipe: Recipe, engine: Any, processor: Any, batches: RankBatches) ->
             with output_folder(recipe.output) as folder:
                 save_checkpoint(engine.module, processor, folder)
     if dist.get_rank() == 0:
-        state = ResumableState(recipe)
         recipe.results.mkdir(parents=True, exist_ok=True)
         # DVC empties outputs before a stage runs again; so the curve grows beside the resumable state.
         shutil.copy(state.folder / CURVE, recipe.results / CURVE)
-        write_summary(recipe, engine, batches, unread_samples(state.folder))
+        write_summary(recipe, engine, batches, unread_samples(state.folder), beginning.layouts)
         state.delete()
     dist.barrier()
     dist.destroy_process_group()
 
 
-def write_summary(recipe: Recipe, engine: Any, batches: RankBatches, unread: list[dict[str, Any]]) -> None:
-    """results/<variant>/<stage>/summary.json: facts of the stage that are equal for equal runs."""
+def write_summary(
+    recipe: Recipe,
+    engine: Any,
+    batches: RankBatches,
+    unread: list[dict[str, Any]],
+    layouts: list[dict[str, Any]],
+) -> None:
+    """results/<variant>/<stage>/summary.json: facts of the stage that are equal for equal runs.
+
+    A stage that ran on other ranks for a part of its steps is another run: its layouts say so.
+    """
     order = batches.order
     too_long = batches.manifest.origins(batches.too_long.tolist())
     last = _last_row(recipe.results / CURVE)
@@ -171,6 +183,8 @@ def write_summary(recipe: Recipe, engine: Any, batches: RankBatches, unread: lis
         "final_loss": float(last["loss"]),
         "final_cross_entropy": float(last["cross_entropy"]),
     }
+    if len(layouts) > 1:
+        summary["layouts"] = layouts
     write_json(summary, recipe.results / "summary.json")
 
 

@@ -11,6 +11,7 @@ from fusion.hashing import file_sha256, json_sha256
 from fusion.settings import STAGES, Guards, Hardware, Loading, Model, Settings, Stage, StageSettings
 
 _CODE = ("fusion/model", "fusion/train", "fusion/data/stream")
+_MAY_DIFFER = {"zero_stage", "save_every_steps", "keep_checkpoints"}
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy", "pillow")
 
 
@@ -63,10 +64,10 @@ class Recipe:
         return self.root / "data" / "validation" / self.dataset / "validation.json"
 
     def identity(self) -> str:
-        """sha256 over everything that decides the result: resumable state is kept under this key.
+        """sha256 over everything that a state must have in common to be continued: it is kept under this key.
 
-        Covers hyperparameters, architecture, ranks and threads, seed, data, parent weights, the code, and the versions
-        of the packages that compute.
+        Covers hyperparameters, architecture, seed, data, parent weights, the code, and the versions of the packages
+        that compute. Left out is how the state lies on its ranks (see `layout`), and how often it is saved.
         """
         code = {
             str(path.relative_to(self.root)): file_sha256(path) for part in _CODE for path in _files(self.root / part)
@@ -76,9 +77,8 @@ class Recipe:
                 "stage": self.stage,
                 "seed": self.seed,
                 "tokenizer": self.tokenizer,
-                "settings": self.settings.model_dump(),
+                "settings": self.settings.model_dump(exclude=_MAY_DIFFER),
                 "model": self.model.model_dump(),
-                "hardware": self.hardware.model_dump(),
                 "manifest": file_sha256(self.manifest),
                 "parent": {path.name: file_sha256(path) for path in sorted(self.parent.iterdir()) if path.is_file()},
                 "code": code,

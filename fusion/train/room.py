@@ -1,14 +1,19 @@
 """Whether the disk and the memory have room for a stage, asked before its first step."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
 import psutil
 
+from fusion.errors import FusionError
 from fusion.train.errors import NoRoom, OutOfMemory
 from fusion.train.recipe import Recipe
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_MEMORY = ("can't allocate memory", "bad_alloc", "can't start new thread")
+"""What torch, C++ and Python say on a CPU."""
 _BYTES_OF_STATE = 12
 """A parameter's weight and the two moments of AdamW, in float32."""
 
@@ -54,10 +59,36 @@ def check_memory(recipe: Recipe, parameters: int, available: int | None = None) 
 def out_of_memory(recipe: Recipe, error: BaseException) -> OutOfMemory:
     """The error of a rank that found no memory in the middle of its work."""
     return OutOfMemory(
-        f"{recipe.stage} of {recipe.variant} ran out of memory ({str(error).splitlines()[0]}): lower "
+        f"{recipe.stage} of {recipe.variant} ran out of memory ({_first_line(error)}): lower "
         "hardware.micro_batch (results stay the same but for rounding), switch activation_checkpointing on, raise "
         "zero_stage, or lower max_length. The same command continues from the last complete checkpoint."
     )
+
+
+def no_room(recipe: Recipe, error: BaseException) -> NoRoom:
+    """The error of a rank that could not write something that is no resumable state."""
+    return NoRoom(
+        f"no space is left on the disk of {recipe.root.resolve()} for what {recipe.stage} of {recipe.variant} writes "
+        f"({_first_line(error)}): make room, the same command continues from the last complete checkpoint"
+    )
+
+
+def explained(recipe: Recipe, error: Exception) -> NoRoom | OutOfMemory | None:
+    """The error that says what to do, if the machine had no room or no memory left for a rank; else None."""
+    from torch import OutOfMemoryError
+
+    text = str(error)
+    if isinstance(error, FusionError):
+        return None
+    if isinstance(error, (MemoryError, OutOfMemoryError)) or any(sign in text for sign in _NO_MEMORY):
+        return out_of_memory(recipe, error)
+    if (isinstance(error, OSError) and error.errno in _NO_ROOM) or os.strerror(errno.ENOSPC) in text:
+        return no_room(recipe, error)
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _giga(size: int) -> str:
@@ -66,6 +97,6 @@ def _giga(size: int) -> str:
 
 def is_full(folder: Path, error: BaseException) -> bool:
     """Whether a failed write is one for want of space: torch says so in many words."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return True
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free < 1 << 20

@@ -6,14 +6,28 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import psutil
 
+from fusion.train.errors import WHAT_TO_DO
+from fusion.train.leaving import NOTES, first_reason
+
 _PR_SET_PDEATHSIG = 1
+
+
+class Ending(NamedTuple):
+    """How the ranks of a stage ended."""
+
+    code: int
+    """The exit code of the rank that ended first, as far as it is known; else the launcher's."""
+    signals: int = 0
+    """How many requests to stop came."""
 
 
 def end_with_parent() -> None:
@@ -22,15 +36,19 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def run_launcher(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> tuple[int, bool]:
+def run_launcher(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Ending:
     """Runs a launcher to its end.
 
     SIGTERM and SIGINT go to the ranks alone, which finish their step and save: launchers kill what they started after
     a few seconds, which is too soon for a large state. A second signal kills launcher and ranks.
-
-    Returns:
-        the launcher's exit code, and whether a signal came.
     """
+    with tempfile.TemporaryDirectory(prefix="fusion-ranks-") as notes:
+        code, signals = _run(command, {**environment, NOTES: notes}, folder)
+        told = first_reason(Path(notes), set(WHAT_TO_DO)) if code else None
+    return Ending(code if told is None else told, signals)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Ending:
     # A session of its own: what a terminal or a scheduler sends to this process's group does not reach the launcher.
     launcher = subprocess.Popen(
         command, env=dict(environment), cwd=folder, start_new_session=True, preexec_fn=end_with_parent
@@ -46,10 +64,10 @@ def run_launcher(command: Sequence[str], environment: Mapping[str, str], folder:
                     process.kill() if len(received) > 1 else process.terminate()
 
     if threading.current_thread() is not threading.main_thread():  # signals are somebody else's
-        return launcher.wait(), False
+        return Ending(launcher.wait())
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return launcher.wait(), bool(received)
+        return Ending(launcher.wait(), len(received))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

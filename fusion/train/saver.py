@@ -17,8 +17,10 @@ class StateSaver:
     Until it has its name the checkpoint before counts, so nothing has to wait but the next one, and the end.
     """
 
-    def __init__(self, engine: Any, state: ResumableState, log: TrainingLog | None) -> None:
-        self._engine, self._state, self._log = engine, state, log
+    def __init__(
+        self, engine: Any, state: ResumableState, log: TrainingLog | None, layouts: list[dict[str, Any]]
+    ) -> None:
+        self._engine, self._state, self._log, self._layouts = engine, state, log, layouts
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -35,12 +37,8 @@ class StateSaver:
             if self._log:
                 self._log.save_curve(self._state.folder / partial / CURVE)
         except (OSError, RuntimeError) as error:
-            if not is_full(self._state.folder, error):
-                raise
-            raise NoRoom(
-                f"no space is left on the disk for the state after step {step} in {self._state.folder}: make room, the "
-                "same command continues from the last complete checkpoint"
-            ) from error
+            self._explain(error)
+            raise
         dist.barrier()
         if self._log:
             self._pending = self._worker.submit(self._name, step)
@@ -53,10 +51,22 @@ class StateSaver:
 
     def _settle(self) -> None:
         if self._pending is not None:
-            self._pending.result()
+            try:
+                self._pending.result()
+            except OSError as error:
+                self._explain(error)
+                raise
             self._pending = None
+
+    def _explain(self, error: OSError | RuntimeError) -> None:
+        """Raises `NoRoom` if that is what the error is about."""
+        if is_full(self._state.folder, error):
+            raise NoRoom(
+                f"no space is left on the disk for a state in {self._state.folder}: make room, the same command "
+                "continues from the last complete checkpoint"
+            ) from error
 
     def _name(self, step: int) -> None:
         assert self._log is not None
-        self._state.complete(step, {"step": step, "ranks": dist.get_world_size()})
+        self._state.complete(step, {"step": step, "layouts": self._layouts})
         self._log.event("checkpoint", step=step)

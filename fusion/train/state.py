@@ -8,12 +8,11 @@ flushed to the disk, and then the folder gets its name. One whose files differ f
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from fusion.files import write_json
+from fusion.files import flush_to_disk, write_json
 from fusion.hashing import file_sha256
 from fusion.train.recipe import Recipe
 
@@ -56,11 +55,11 @@ class ResumableState:
         partial, final = self.folder / self.partial(step), self.folder / self.tag(step)
         files = {str(path.relative_to(partial)): _entry(path) for path in sorted(partial.rglob("*")) if path.is_file()}
         write_json({"facts": facts, "files": files}, partial / _LIST)
-        _flush(partial / _LIST)
+        flush_to_disk(partial / _LIST)
         if final.exists():  # damaged, and written anew
             shutil.rmtree(final)
         partial.rename(final)
-        _flush(self.folder)
+        flush_to_disk(self.folder)
         for old in self._named()[: -self._keep]:
             shutil.rmtree(self.folder / self.tag(old))
 
@@ -95,14 +94,5 @@ class ResumableState:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    _flush(path)
+    flush_to_disk(path)
     return {"size": path.stat().st_size, "sha256": file_sha256(path)}
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,20 +25,19 @@ def train_step(engine: Any, step: StepBatches, num_latents: int) -> dict[str, fl
     sums = torch.zeros(3, dtype=torch.float64, device=engine.device)
     for number, batch in enumerate(step.batches):
         engine.set_gradient_accumulation_boundary(number == len(step.batches) - 1)
-        if batch is None:
-            # A rank without samples still takes part in the exchange of gradients.
-            loss = sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad) * 0.0
-        else:
-            losses = engine(batch.to(engine.device), num_latents=num_latents).loss_sums
+        # A rank without samples takes part all the same: in the exchange of gradients, and under ZeRO-3 in that of the
+        # weights of every module.
+        given = step.idle if batch is None else batch
+        losses = engine(given.to(engine.device), num_latents=num_latents).loss_sums
+        if batch is not None:
             sums += torch.stack([term[0].detach() for term in losses]).to(sums)
-            # DeepSpeed averages gradients over the ranks; these are shares of the whole step already.
-            loss = model.combine_losses(losses, counts) * dist.get_world_size()
-        engine.backward(loss)
+        # DeepSpeed averages gradients over the ranks; these are shares of the whole step already.
+        weight = 0 if batch is None else dist.get_world_size()
+        engine.backward(model.combine_losses(losses, counts) * weight)
         engine.step()
     dist.all_reduce(sums)
     means = [total / max(count, 1) for total, count in zip(sums.tolist(), counts, strict=True)]
-    weight = model.config.mapping_loss_weight
-    loss_value = means[0] + weight * (means[1] + means[2])
+    loss_value = means[0] + model.config.mapping_loss_weight * (means[1] + means[2])
     return {"loss": loss_value, **dict(zip(TERMS, means, strict=True))}
 
 

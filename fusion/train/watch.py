@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from fusion.train.errors import Stalled
+from fusion.train.leaving import leave_note
 
 
 class StopRequest:
@@ -57,5 +58,6 @@ class Watch:
                     file=sys.stderr,
                     flush=True,
                 )
+                leave_note(Stalled.exit_code)
                 self._end(Stalled.exit_code)
                 return

@@ -18,8 +18,8 @@ from fusion.settings import Settings, SettingsError, load_settings
 from fusion.train.errors import WHAT_TO_DO, LossGuard, NoRoom, OutOfMemory, Preempted, Stalled, TrainingError
 from fusion.train.guards import LossWatch, stop
 from fusion.train.launch import check_devices, ended, parameters
-from fusion.train.room import check_disk, check_memory, is_full, out_of_memory
-from fusion.train.running import run_launcher
+from fusion.train.room import check_disk, check_memory, explained, is_full, out_of_memory
+from fusion.train.running import Ending, run_launcher
 from fusion.train.watch import StopRequest, Watch
 from tests.train.test_recipe import ROOT, recipe
 
@@ -101,6 +101,29 @@ def test_out_of_memory_says_what_to_change() -> None:
     assert "micro_batch" in message and "more" not in message
 
 
+class Unwritten(Exception):
+    """Of a library that writes files without Python's, as safetensors does."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), OutOfMemory),
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
+        (OSError(errno.ENOSPC, "No space left on device"), NoRoom),
+        (Unwritten("I/O error: No space left on device (os error 28)"), NoRoom),
+        (OSError(errno.EACCES, "Permission denied"), None),
+        (RuntimeError("Connection closed by peer"), None),
+        (Stalled("says enough"), None),
+    ],
+)
+def test_want_of_memory_and_of_space_are_told_from_faults(error: Exception, kind: type[TrainingError] | None) -> None:
+    found = explained(recipe(ROOT), error)
+    assert type(found) is (kind or type(None))
+    assert found is None or "the same command continues" in str(found).lower()
+
+
 @pytest.mark.skipif(torch.cuda.device_count() >= 32, reason="this machine has the GPUs")
 def test_missing_gpus_are_counted() -> None:
     check_devices(recipe(ROOT), 2)
@@ -110,10 +133,21 @@ def test_missing_gpus_are_counted() -> None:
 
 @pytest.mark.parametrize("code", [*WHAT_TO_DO, 1, -11])
 def test_every_exit_code_has_its_sentence(code: int) -> None:
-    error = ended(recipe(ROOT), code, stopped=False)
+    error = ended(recipe(ROOT), Ending(code))
     assert WHAT_TO_DO.get(code, f"exit code {code}") in str(error)
     assert error.exit_code == (code if code in WHAT_TO_DO and code > 0 else 1)
-    assert ended(recipe(ROOT), code, stopped=True).exit_code == Preempted.exit_code
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_stop_says_that_the_state_is_saved_only_if_it_is(signals: int) -> None:
+    saved = ended(recipe(ROOT), Ending(Preempted.exit_code, signals))
+    assert saved.exit_code == Preempted.exit_code and "its state is saved" in str(saved)
+    for code in (-9, -15, 1):
+        killed = ended(recipe(ROOT), Ending(code, signals))
+        assert killed.exit_code == Preempted.exit_code and "is saved" not in str(killed)
+        assert "nothing was saved" in str(killed) and ("second request" in str(killed)) == (signals == 2)
+    full = ended(recipe(ROOT), Ending(NoRoom.exit_code, signals))
+    assert full.exit_code == NoRoom.exit_code and "space" in str(full), "a stop does not hide why nothing was saved"
 
 
 @pytest.mark.parametrize("values", [{"max_loss_ratio": 1.0}, {"stall_minutes": 0.0}, {"more": 1}])
@@ -141,24 +175,24 @@ def test_a_stop_goes_to_the_ranks_and_not_to_the_launcher(tmp_path: Path) -> Non
     """In a process of its own, as `fusion train` is."""
     script = tmp_path / "train.py"
     script.write_text(
-        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import run_launcher\n"
-        f"code, stopped = run_launcher([sys.executable, '-c', {LAUNCHER.format(rank=PATIENT)!r}], os.environ, Path())\n"
-        "print(code, stopped)\n",
+        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import Ending, run_launcher\n"
+        f"ending = run_launcher([sys.executable, '-c', {LAUNCHER.format(rank=PATIENT)!r}], os.environ, Path())\n"
+        "print(*ending)\n",
         encoding="utf-8",
     )
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[0] == "75 True\n"
+    assert process.communicate(timeout=20)[0] == "75 1\n"
 
 
 def test_a_second_stop_ends_ranks_and_launcher_at_once(tmp_path: Path) -> None:
     stubborn = LAUNCHER.format(rank=PATIENT.replace("sys.exit(75)", "print('asked', flush=True)"))
     script = tmp_path / "train.py"
     script.write_text(
-        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import run_launcher\n"
-        f"code, stopped = run_launcher([sys.executable, '-c', {stubborn!r}], os.environ, Path())\n"
-        "print(code, stopped)\n",
+        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import Ending, run_launcher\n"
+        f"ending = run_launcher([sys.executable, '-c', {stubborn!r}], os.environ, Path())\n"
+        "print(*ending)\n",
         encoding="utf-8",
     )
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -166,13 +200,39 @@ def test_a_second_stop_ends_ranks_and_launcher_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "asked\n", "the first one is left to the rank"
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[0] == "-9 True\n"
+    assert process.communicate(timeout=20)[0] == "-9 2\n"
+
+
+LEAVING = """
+import subprocess, sys
+rank = '''
+import os, sys, time
+from fusion.train.leaving import leave_note
+rank, code = sys.argv[1:]
+os.environ["RANK"] = rank
+time.sleep(0.3 * int(rank))
+if int(code):
+    leave_note(int(code))
+sys.exit(int(code))
+'''
+ranks = [subprocess.Popen([sys.executable, "-c", rank, str(number), code]) for number, code in enumerate(sys.argv[1:])]
+sys.exit(any([rank.wait() for rank in ranks]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [(["0", "79"], 79), (["1", "76"], 76), (["77", "78"], 77), (["1", "1"], 1), (["75", "75"], 75), (["0", "0"], 0)],
+)
+def test_a_launcher_that_makes_one_of_all_codes_does_not_hide_the_reason(codes: list[str], told: int) -> None:
+    """As torchrun does; the rank that left first with a reason counts."""
+    assert run_launcher([sys.executable, "-c", LEAVING, *codes], os.environ, ROOT) == Ending(told)
 
 
 def test_ranks_do_not_outlive_the_command_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
-        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import run_launcher\n"
+        "import os, sys\nfrom pathlib import Path\nfrom fusion.train.running import Ending, run_launcher\n"
         "run_launcher([sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'], "
         "os.environ, Path())\n",
         encoding="utf-8",
@@ -191,14 +251,14 @@ def test_ranks_do_not_outlive_the_command_that_started_them(tmp_path: Path) -> N
 def test_signals_outside_of_the_main_thread_stay_where_they_are(tmp_path: Path) -> None:
     import threading
 
-    results: list[tuple[int, bool]] = []
+    results: list[Ending] = []
     thread = threading.Thread(
         target=lambda: results.append(run_launcher([sys.executable, "-c", "raise SystemExit(7)"], os.environ, tmp_path))
     )
     before = signal.getsignal(signal.SIGTERM)
     thread.start()
     thread.join()
-    assert results == [(7, False)]
+    assert results == [Ending(7)]
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,14 @@ def test_identity_changes_with_data_parent_and_code_but_not_with_place(tmp_path:
 
     first, second = project("a"), project("b")
     assert first.identity() == second.identity()
+    elsewhere = replace(
+        first,
+        hardware=first.hardware.model_copy(update={"ranks": 4, "micro_batch": 2}),
+        settings=first.settings.model_copy(update={"zero_stage": 3, "save_every_steps": 7}),
+    )
+    assert elsewhere.identity() == first.identity(), "a state continues on other ranks"
+    hotter = replace(first, settings=first.settings.model_copy(update={"learning_rate": 0.5}))
+    assert hotter.identity() != first.identity()
     for path in (second.manifest, second.parent / "model.safetensors", second.root / "fusion/train/step.py"):
         before = second.identity()
         path.write_bytes(path.read_bytes() + b"#")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from fusion.data.errors import DataError
+from fusion.files import flush_to_disk
 from fusion.hashing import file_sha256, json_sha256
 
 _STATE = "state.json"
@@ -109,7 +110,7 @@ class Resumable:
             os.fsync(file.fileno())
             self._sizes[name] = file.tell()
         for name in self._closed:
-            _sync(self.path(name))
+            flush_to_disk(self.path(name))
         self._sizes |= self._closed
         self._closed = {}
         self._write()
@@ -134,7 +135,7 @@ class Resumable:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self.path(_STATE))
-        _sync(self.folder)
+        flush_to_disk(self.folder)
         self.resumed = True
         self._saved_at = time.monotonic()
 
@@ -214,12 +215,3 @@ def _lock(place: Path) -> IO[bytes]:
         except FileNotFoundError:
             pass
         file.close()
-
-
-def _sync(path: Path) -> None:
-    """What was written to a file, or which names a folder has, reaches the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
