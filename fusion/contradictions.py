@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fusion.documents import did_you_mean
 
 if TYPE_CHECKING:
-    from fusion.settings import Settings, Variant
+    from fusion.settings import Settings, StageSettings, Variant
 
 
 def contradictions(settings: Settings) -> list[str]:
@@ -26,12 +27,29 @@ def contradictions(settings: Settings) -> list[str]:
             lines.append(f"curation.profiles.{name}.min_answer_chars: is more than max_answer_chars")
     for name, variant in settings.variants.items():
         lines += [f"variants.{name}.{line}" for line in _variant_contradictions(variant)]
+        for stage in variant.stage_names:
+            lines += [
+                f"variants.{name}.stages.{stage}: {line}"
+                for line in _stage_contradictions(settings.stage(name, stage), variant)
+            ]
     return lines
+
+
+def _stage_contradictions(stage: StageSettings, variant: Variant) -> Iterator[str]:
+    """Of a stage with the values of `training` filled in."""
+    trained = stage.trained_parts or []
+    if trained == ["interaction"] and not variant.model.interaction.layers:
+        yield "trained_parts: interaction alone, and model.interaction has no layers: nothing would be trained"
+    for part in stage.lora.targets if stage.lora else ():
+        if part not in trained:
+            yield f"lora.targets.{part}: adapters of a part that is not among trained_parts"
 
 
 def _variant_contradictions(variant: Variant) -> list[str]:
     lines = []
-    for stage in type(variant.stages).model_fields:
+    if (variant.stages.stage1_5 is None) != (variant.data.stage1_5 is None):
+        lines.append("stages.stage1_5, data.stage1_5: both have a value, or both are null (no such stage)")
+    for stage in variant.stage_names:
         batch = getattr(variant.stages, stage).global_batch
         if batch < variant.hardware.ranks:
             lines.append(

@@ -15,7 +15,7 @@ from fusion.plan.flops import Work, executed_flops, forward_work, model_flops
 from fusion.plan.gpus import Gpu
 from fusion.plan.load import Load, Sample
 from fusion.plan.traffic import Traffic, traffic
-from fusion.settings import STAGES, Settings, Stage, StageSettings
+from fusion.settings import Settings, Stage, StageSettings
 
 if TYPE_CHECKING:
     from fusion.data.catalog import Catalog
@@ -136,7 +136,7 @@ class StageModel:
 def stage_models(
     settings: Settings, catalog: Catalog, variant: str, target: Target, root: Path = Path()
 ) -> dict[Stage, StageModel]:
-    """The three stages of a variant.
+    """The stages of a variant.
 
     Raises:
         PlanError: numbers that do not divide, an unknown base model, a category without lengths.
@@ -146,8 +146,8 @@ def stage_models(
     config = model_config(chosen, root)
     parameters = count_parameters(config)
     found: dict[Stage, StageModel] = {}
-    for stage in STAGES:
-        own = settings.stage(variant, stage)  # type: ignore[arg-type]
+    for stage in chosen.stage_names:
+        own = settings.stage(variant, stage)
         if own.global_batch % target.gpus:
             raise PlanError(
                 f"{stage}: global_batch {own.global_batch} is not divisible by {target.gpus} GPUs: every device needs "
@@ -163,7 +163,7 @@ def stage_models(
             own.max_length,
             settings.run.pilot,
         )
-        found[stage] = StageModel(stage, own, config, parameters, brought, target)  # type: ignore[index, arg-type]
+        found[stage] = StageModel(stage, own, config, parameters, brought, target)
     return found
 
 

@@ -20,7 +20,7 @@ def build_base(settings: Settings, variant: str, root: Path = Path()) -> None:
         _part(chosen.base.tower, "siglip_vision_model"),
         root / chosen.base.tokenizer if chosen.base.tokenizer else None,
         template=chosen.template,
-        seed=settings.run.seed,
+        seed=settings.seed(variant),
         **architecture(chosen.model),
     )
     with output_folder(root / "checkpoints" / variant / "base") as folder:
