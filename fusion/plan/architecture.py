@@ -53,11 +53,13 @@ class Parameters:
         parts: by part (see TRAINED_AS), a shared matrix once.
         unused: of the tower's post-layernorm, which is carried and never trained.
         largest_layer: of the largest module that ZeRO-3 gathers at once.
+        shapes: of all of them by name.
     """
 
     parts: dict[str, int]
     unused: int
     largest_layer: int
+    shapes: dict[str, tuple[int, ...]]
 
     @property
     def total(self) -> int:
@@ -90,6 +92,7 @@ def count_parameters(config: FusionConfig) -> Parameters:
         {part: count for part, count in parts.items() if count},
         size(core.vision_tower.layers.post_layernorm),
         max(size(layer) for layer in layers),
+        {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
     )
 
 

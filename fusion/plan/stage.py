@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion.model.adapters import adapter_elements
 from fusion.model.configuration import FusionConfig
 from fusion.plan.architecture import Parameters, count_parameters, model_config
 from fusion.plan.errors import PlanError
@@ -62,14 +63,19 @@ class StageModel:
 
     @property
     def trained_parts(self) -> list[str]:
-        """Parts that are trained."""
+        """Parts whose own weights are trained; of the others at most adapters are."""
         assert self.settings.trained_parts is not None  # filled in by Settings.stage
-        return list(self.settings.trained_parts)
+        adapted = self.settings.lora.targets if self.settings.lora else {}
+        return [part for part in self.settings.trained_parts if part not in adapted]
 
     @property
     def trained(self) -> int:
-        """Parameters that are trained."""
-        return self.parameters.trained(self.trained_parts)
+        """Parameters that are trained, those of adapters too; raises `PlanError` for adapters of unknown layers."""
+        try:
+            adapters = adapter_elements(self.parameters.shapes, self.settings.lora) if self.settings.lora else 0
+        except ValueError as error:
+            raise PlanError(f"{self.stage}: {error}") from None
+        return self.parameters.trained(self.trained_parts) + adapters
 
     @property
     def steps(self) -> int | None:
