@@ -15,7 +15,7 @@ export GX_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 
-.PHONY: help env run test test-all check format requirements clean
+.PHONY: help env run test test-all ablation check format requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test: $(STAMP) ## Pass the tests (<= 15 minutes on 2 cores)
 
 test-all: $(STAMP) ## Pass the tests, the long ones too
 	python -m pytest tests -m ""
+
+ablation: $(STAMP) ## What each part of the model adds: 12 runs of tiny, about 2 hours; goes on after a kill
+	python -m benchmarks.ablation
 
 check: $(STAMP) ## Lint and type check
 	ruff check .

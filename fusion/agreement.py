@@ -12,7 +12,7 @@ from fusion.data.ingest.origin import BenchmarkOrigin, EmbeddedOrigin, Published
 from fusion.documents import did_you_mean
 from fusion.errors import FusionError
 from fusion.model.template import TEMPLATES
-from fusion.settings import STAGES, Settings, SettingsError, Variant
+from fusion.settings import Settings, SettingsError, Variant
 
 
 def check_agreement(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
@@ -60,6 +60,8 @@ def _roots(settings: Settings, catalog: Catalog) -> Iterator[str]:
 def _sources(settings: Settings, catalog: Catalog) -> Iterator[str]:
     profiles = settings.curation.profiles
     for name, dataset in catalog.datasets.items():
+        if dataset.combines:
+            continue  # its sources are those of others
         for source, entry in dataset.sources.items():
             key = f"{dataset.file}: datasets.{name}.sources.{source}"
             if entry.profile not in profiles:
@@ -78,7 +80,7 @@ def _benchmarks(catalog: Catalog) -> Iterator[str]:
 
 
 def _variant(variant: Variant, catalog: Catalog, root: Path) -> Iterator[str]:
-    for stage in STAGES:
+    for stage in variant.stage_names:
         yield from _stage_data(variant, stage, catalog, root)
     if not variant.evaluation.benchmarks:
         yield "evaluation.benchmarks: name one at least"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fusion.documents import did_you_mean
@@ -26,13 +27,30 @@ def contradictions(settings: Settings) -> list[str]:
             lines.append(f"curation.profiles.{name}.min_answer_chars: is more than max_answer_chars")
     for name, variant in settings.variants.items():
         lines += [f"variants.{name}.{line}" for line in _variant_contradictions(settings, variant)]
+        for stage in variant.stage_names:
+            lines += [
+                f"variants.{name}.stages.{stage}: {line}"
+                for line in _stage_contradictions(settings.stage(name, stage), variant)
+            ]
     return lines
+
+
+def _stage_contradictions(stage: StageSettings, variant: Variant) -> Iterator[str]:
+    """Of a stage with the values of `training` filled in."""
+    trained = stage.trained_parts or []
+    if trained == ["interaction"] and not variant.model.interaction.layers:
+        yield "trained_parts: interaction alone, and model.interaction has no layers: nothing would be trained"
+    for part in stage.lora.targets if stage.lora else ():
+        if part not in trained:
+            yield f"lora.targets.{part}: adapters of a part that is not among trained_parts"
 
 
 def _variant_contradictions(settings: Settings, variant: Variant) -> list[str]:
     lines = []
+    if (variant.stages.stage1_5 is None) != (variant.data.stage1_5 is None):
+        lines.append("stages.stage1_5, data.stage1_5: both have a value, or both are null (no such stage)")
     hardware = variant.hardware
-    for name in type(variant.stages).model_fields:
+    for name in variant.stage_names:
         stage: StageSettings = getattr(variant.stages, name)
         if stage.global_batch % hardware.ranks:
             lines.append(

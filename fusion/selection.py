@@ -18,6 +18,13 @@ PIPELINE_FILE = Path("data/pipeline.yaml")
 _HEADER = "# Written by `fusion settings --write`: what run.variants needs of data/catalog/. dvc.yaml loops over it.\n"
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes equal parts out instead of referring to the first of them, which people would have to look up."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 class SelectionError(FusionError):
     """data/pipeline.yaml does not fit params.yaml and the catalog."""
 
@@ -28,15 +35,27 @@ def select(settings: Settings, catalog: Catalog) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
     sources: dict[str, Any] = {}
     benchmarks: dict[str, Any] = {}
+    with_stage1_5: dict[str, Any] = {}
+    combined: dict[str, Any] = {}
     for name in settings.run.variants:
         variant = settings.variant(name)
-        variants[name] = {stage: getattr(variant.data, stage) for stage in STAGES}
-        for dataset in variants[name].values():
+        chain, last = variant.stage_names, variant.data.stage2
+        # Where a stage is missing, the data set of another stands for none: DVC's loops have no empty dependency.
+        variants[name] = {stage: getattr(variant.data, stage) or last for stage in STAGES}
+        variants[name]["before_stage2"] = chain[chain.index("stage2") - 1]
+        if "stage1_5" in chain:
+            with_stage1_5[name] = {"stage1_5": variant.data.stage1_5}
+        for dataset in dict.fromkeys(getattr(variant.data, stage) for stage in chain):
             entry = catalog.dataset(dataset)
-            datasets[dataset] = {"catalog": entry.file}
+            place = {"catalog": entry.file, "entry": f"datasets.{dataset}"}
+            if entry.combines:
+                # Its sources stand in no catalog file: what DVC has to watch is written out here.
+                combined[dataset] = entry.whole
+                place = {"catalog": PIPELINE_FILE.as_posix(), "entry": f"combined.{dataset}"}
+            datasets[dataset] = place
             for source, facts in entry.sources.items():
                 sources[f"{dataset}-{source}"] = {
-                    "catalog": entry.file,
+                    **place,
                     "code": facts.origin.code(),
                     "dataset": dataset,
                     "input": facts.origin.input,
@@ -46,7 +65,8 @@ def select(settings: Settings, catalog: Catalog) -> dict[str, Any]:
             for benchmark in [*entry.contamination, *variant.evaluation.benchmarks]:
                 benchmarks[benchmark] = _benchmark(catalog, benchmark)
     # `builds`, not `variants`: DVC merges params.yaml into its variables, where that name is taken.
-    return {"benchmarks": benchmarks, "builds": variants, "datasets": datasets, "sources": sources}
+    chosen = {"benchmarks": benchmarks, "builds": variants, "datasets": datasets, "sources": sources}
+    return chosen | {"with_stage1_5": with_stage1_5} | ({"combined": combined} if combined else {})
 
 
 def _layout(origin: Origin) -> str:
@@ -61,7 +81,7 @@ def _benchmark(catalog: Catalog, name: str) -> dict[str, str]:
 
 def pipeline_text(settings: Settings, catalog: Catalog) -> str:
     """The text of data/pipeline.yaml, sorted."""
-    return _HEADER + yaml.safe_dump(select(settings, catalog), sort_keys=True, width=120)
+    return _HEADER + yaml.dump(select(settings, catalog), Dumper=_Plain, sort_keys=True, width=120)
 
 
 def write_pipeline(settings: Settings, catalog: Catalog, root: Path = Path()) -> bool:

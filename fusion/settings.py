@@ -121,6 +121,18 @@ class Optimizer(Section):
     weight_decay: float = Field(ge=0)
 
 
+class Lora(Section):
+    """Low-rank adapters instead of all weights: of the parts in `targets`, only these are trained (extra `lora`).
+
+    `targets` has for each part the last names of its layers' linear maps, such as qkv_proj, or `all` of them.
+    """
+
+    rank: PositiveInt
+    alpha: float = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: dict[Literal["language", "vision"], list[str] | Literal["all"]] = Field(min_length=1)
+
+
 class Training(Section):
     """Hyperparameters that all stages share unless a stage overrides them."""
 
@@ -133,6 +145,7 @@ class Training(Section):
     zero_stage: Literal[0, 1, 2, 3]
     activation_checkpointing: bool
     trained_parts: list[TrainedPart] = Field(min_length=1)
+    lora: Lora | None
     save_every_steps: PositiveInt
     keep_checkpoints: PositiveInt
     on_bad_sample: Literal["stop", "count"]
@@ -161,6 +174,7 @@ class StageSettings(Section):
     zero_stage: Literal[0, 1, 2, 3] | None = None
     activation_checkpointing: bool | None = None
     trained_parts: list[TrainedPart] | None = Field(default=None, min_length=1)
+    lora: Lora | None = None
     save_every_steps: PositiveInt | None = None
     keep_checkpoints: PositiveInt | None = None
     on_bad_sample: Literal["stop", "count"] | None = None
@@ -233,16 +247,16 @@ class StageData(Section):
     """The data set of each stage, and the tokenizer whose token counts apply, by their names in data/catalog/."""
 
     stage1: str
-    stage1_5: str
+    stage1_5: str | None
     stage2: str
     tokenizer: str
 
 
 class VariantStages(Section):
-    """The three stages of a variant."""
+    """The stages of a variant; `stage1_5` is null where stage 2 continues stage 1, on the data of both."""
 
     stage1: StageSettings
-    stage1_5: StageSettings
+    stage1_5: StageSettings | None
     stage2: StageSettings
 
 
@@ -259,9 +273,10 @@ class VariantEvaluation(Section):
 
 
 class Variant(Section):
-    """One model: its base models, architecture, hardware, data and stages."""
+    """One model: its base models, architecture, hardware, data and stages; `seed` is null where run.seed holds."""
 
     publish_as: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None
     template: Literal["phi_3", "llama_3"]
     base: Base
     model: Model
@@ -269,6 +284,12 @@ class Variant(Section):
     data: StageData
     stages: VariantStages
     evaluation: VariantEvaluation
+
+    @property
+    def stage_names(self) -> tuple[Stage, ...]:
+        """The stages that this variant has, in their order."""
+        names: tuple[Stage, ...] = ("stage1", "stage1_5", "stage2")
+        return tuple(name for name in names if getattr(self.stages, name) is not None)
 
 
 class Evaluation(Section):
@@ -337,9 +358,16 @@ class Settings(Section):
 
     def stage(self, variant: str, stage: Stage) -> "StageSettings":
         """The settings of one stage with every value of `training` filled in that the stage does not override."""
-        own: StageSettings = getattr(self.variant(variant).stages, stage)
+        own: StageSettings | None = getattr(self.variant(variant).stages, stage)
+        if own is None:
+            raise SettingsError(f"variants.{variant}.stages.{stage} is null in params.yaml: there is no such stage")
         filled = {name: getattr(self.training, name) for name in Training.model_fields if getattr(own, name) is None}
         return own.model_copy(update=filled)
+
+    def seed(self, variant: str) -> int:
+        """What the new weights of a variant, its order and its draws follow from."""
+        own = self.variant(variant).seed
+        return self.run.seed if own is None else own
 
     def hardware(self, variant: str) -> Hardware:
         """What a variant is trained on: a pilot on one rank, with the optimiser in the host's memory beside a GPU."""

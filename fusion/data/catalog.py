@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from fusion.data.combined import FILLED_IN, combine
 from fusion.data.errors import CatalogError
 from fusion.data.ingest.origin import Origin, parse_origin
 from fusion.documents import did_you_mean, dotted, faults, read_yaml
@@ -99,7 +100,11 @@ class Published(Entry):
 
 
 class Dataset(Entry):
-    """The training set of one stage. `file` is filled in: the catalog file that holds the entry."""
+    """The training set of one stage. `file` is filled in: the catalog file that holds the entry.
+
+    One that `combines` others has their sources (see fusion/data/combined.py). Filled in are then `members`, the data
+    set and source that each is taken from, and `whole`, the entry as it would be written without `combines`.
+    """
 
     file: str
     title: str
@@ -108,7 +113,14 @@ class Dataset(Entry):
     contamination: list[Name] = []
     expect: Expectations = Expectations()
     published: Published | None = None
+    combines: list[Name] = []
     sources: dict[Name, Source] = Field(min_length=1)
+    members: dict[str, str] = {}
+    whole: dict[str, Any] = {}
+
+    def folder(self, roots: dict[str, str], dataset: str, source: str) -> str | None:
+        """Where the files of a source lie by `data.roots`: under this data set's name, or of that it is taken from."""
+        return roots.get(dataset, roots.get(self.members.get(source, "").partition("/")[0]))
 
 
 class Benchmark(Entry):
@@ -165,15 +177,19 @@ def load_catalog(folder: Path = Path("data/catalog")) -> Catalog:
                 lines.append(f"{file}: {key} stands in {origin[section, name]} already")
             elif not isinstance(entry, dict):
                 lines.append(f"{file}: {key}: must be a mapping")
-            elif "file" in entry:
-                lines.append(f"{file}: {key}.file: unknown key")
+            elif filled := [name for name in ("file", *FILLED_IN) if name in entry]:
+                lines.append(f"{file}: {key}.{filled[0]}: unknown key")
             else:
                 origin[section, name] = file
                 merged[section][name] = {**entry, "file": file.as_posix()}
+    lines += combine(merged["datasets"])
     try:
         catalog = Catalog.model_validate(merged)
     except ValidationError as error:
         for location, reason in faults(error, Catalog):
+            entry = merged[str(location[0])].get(str(location[1]), {}) if len(location) > 2 else {}
+            if location[2:3] and location[2] in ("sources", "tokenizers") and "combines" in entry:
+                continue  # told where it comes from
             file = origin.get((str(location[0]), str(location[1])), folder) if len(location) > 1 else folder
             lines.append(f"{file}: {dotted(location)}: {reason}")
     else:

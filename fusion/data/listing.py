@@ -68,8 +68,9 @@ class SetFacts:
 
 
 def list_datasets(catalog: Catalog, name: str | None = None) -> list[SetFacts]:
-    """The facts of all data sets, or of `name`; raises `CatalogError` if there is no such set."""
-    chosen = catalog.datasets if name is None else {name: catalog.dataset(name)}
+    """The facts of `name`, or of all data sets but those that combine others; raises `CatalogError` if unknown."""
+    plain = {key: entry for key, entry in catalog.datasets.items() if not entry.combines}
+    chosen = plain if name is None else {name: catalog.dataset(name)}
     return [_facts(key, entry) for key, entry in chosen.items()]
 
 

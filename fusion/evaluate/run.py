@@ -14,7 +14,7 @@ from fusion.evaluate.systems import CheckpointSystem, QuestionPrior
 from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.quiet import quiet_libraries
-from fusion.settings import STAGES, Settings, Variant
+from fusion.settings import Settings, Variant
 
 
 def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> None:
@@ -70,7 +70,8 @@ def answer_all(settings: Settings, variant: str, benchmarks: list[Benchmark], ro
 
 def training_manifests(variant: Variant, root: Path) -> list[Path]:
     """The manifests of everything that the variant was trained on."""
-    return [root / "data" / "manifests" / getattr(variant.data, stage) / "manifest.parquet" for stage in STAGES]
+    datasets = [getattr(variant.data, stage) for stage in variant.stage_names]
+    return [root / "data" / "manifests" / dataset / "manifest.parquet" for dataset in datasets]
 
 
 def _frame(benchmark: Benchmark, system: str, predictions: list[str]) -> pl.DataFrame:

@@ -13,13 +13,14 @@ from fusion.data.errors import DataError
 from fusion.data.sharding.tokens import load_tokenizer
 from fusion.documents import read_yaml
 from fusion.model.configuration import FusionConfig
+from fusion.model.from_settings import architecture
 from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.model.published import known_towers
 from fusion.model.template import TEMPLATES
 from fusion.plan.errors import PlanError
 
 if TYPE_CHECKING:
-    from fusion.settings import BasePart, Model, Variant
+    from fusion.settings import BasePart, Variant
 
 _FACTS = Path(__file__).with_name("base_models.yaml")
 _VISION_TOKENS = 2
@@ -52,11 +53,13 @@ class Parameters:
         parts: by part (see TRAINED_AS), a shared matrix once.
         unused: of the tower's post-layernorm, which is carried and never trained.
         largest_layer: of the largest module that ZeRO-3 gathers at once.
+        shapes: of all of them by name.
     """
 
     parts: dict[str, int]
     unused: int
     largest_layer: int
+    shapes: dict[str, tuple[int, ...]]
 
     @property
     def total(self) -> int:
@@ -89,6 +92,7 @@ def count_parameters(config: FusionConfig) -> Parameters:
         {part: count for part, count in parts.items() if count},
         size(core.vision_tower.layers.post_layernorm),
         max(size(layer) for layer in layers),
+        {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
     )
 
 
@@ -117,21 +121,6 @@ def model_config(variant: Variant, root: Path = Path()) -> FusionConfig:
         )
     except ValueError as error:
         raise PlanError(f"the base models and `model` do not fit together: {error}") from error
-
-
-def architecture(model: Model) -> dict[str, Any]:
-    """The fields of FusionConfig that params.yaml decides and shapes depend on."""
-    return {
-        "query_len": list(model.query_len),
-        "num_latents": model.num_latents,
-        "window_size": model.window_size,
-        "num_of_vision_sampler_layers": max(model.interaction.layers, 1),
-        "start_of_vision_sampler_layers": model.interaction.start,
-        "stride_of_vision_sampler_layers": model.interaction.stride,
-        "use_interaction": model.interaction.layers > 0,
-        "text_mask": model.text_mask,
-        "text_guided": model.text_guided,
-    }
 
 
 def _language_model(part: BasePart) -> tuple[dict[str, Any], int | None]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion.model.adapters import adapter_elements
 from fusion.model.configuration import FusionConfig
 from fusion.plan.architecture import Parameters, count_parameters, model_config
 from fusion.plan.errors import PlanError
@@ -15,7 +16,7 @@ from fusion.plan.flops import Work, executed_flops, forward_work, model_flops
 from fusion.plan.gpus import Gpu
 from fusion.plan.load import Load, Sample
 from fusion.plan.traffic import Traffic, traffic
-from fusion.settings import STAGES, Settings, Stage, StageSettings
+from fusion.settings import Settings, Stage, StageSettings
 
 if TYPE_CHECKING:
     from fusion.data.catalog import Catalog
@@ -62,14 +63,19 @@ class StageModel:
 
     @property
     def trained_parts(self) -> list[str]:
-        """Parts that are trained."""
+        """Parts whose own weights are trained; of the others at most adapters are."""
         assert self.settings.trained_parts is not None  # filled in by Settings.stage
-        return list(self.settings.trained_parts)
+        adapted = self.settings.lora.targets if self.settings.lora else {}
+        return [part for part in self.settings.trained_parts if part not in adapted]
 
     @property
     def trained(self) -> int:
-        """Parameters that are trained."""
-        return self.parameters.trained(self.trained_parts)
+        """Parameters that are trained, those of adapters too; raises `PlanError` for adapters of unknown layers."""
+        try:
+            adapters = adapter_elements(self.parameters.shapes, self.settings.lora) if self.settings.lora else 0
+        except ValueError as error:
+            raise PlanError(f"{self.stage}: {error}") from None
+        return self.parameters.trained(self.trained_parts) + adapters
 
     @property
     def steps(self) -> int | None:
@@ -136,7 +142,7 @@ class StageModel:
 def stage_models(
     settings: Settings, catalog: Catalog, variant: str, target: Target, root: Path = Path()
 ) -> dict[Stage, StageModel]:
-    """The three stages of a variant.
+    """The stages of a variant.
 
     Raises:
         PlanError: numbers that do not divide, an unknown base model, a category without lengths.
@@ -146,8 +152,8 @@ def stage_models(
     config = model_config(chosen, root)
     parameters = count_parameters(config)
     found: dict[Stage, StageModel] = {}
-    for stage in STAGES:
-        own = settings.stage(variant, stage)  # type: ignore[arg-type]
+    for stage in chosen.stage_names:
+        own = settings.stage(variant, stage)
         if own.global_batch % target.gpus:
             raise PlanError(
                 f"{stage}: global_batch {own.global_batch} is not divisible by {target.gpus} GPUs: every device needs "
@@ -163,7 +169,7 @@ def stage_models(
             own.max_length,
             settings.run.pilot,
         )
-        found[stage] = StageModel(stage, own, config, parameters, brought, target)  # type: ignore[index, arg-type]
+        found[stage] = StageModel(stage, own, config, parameters, brought, target)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fusion.data.catalog import Catalog, Licence
 from fusion.evaluate.benchmark import GREY, PRIOR
 from fusion.publish.errors import PublishError
-from fusion.settings import STAGES, Settings
+from fusion.settings import Settings
 
 STAGE_TITLES = {"stage1": "Stage 1", "stage1_5": "Stage 1.5", "stage2": "Stage 2"}
 GROUP_TITLES = {"all": "All questions", "open": "Open questions", "yes_no": "Yes or no", "choice": "Multiple choice"}
@@ -123,9 +123,9 @@ def collect_facts(settings: Settings, catalog: Catalog, variant: str, root: Path
     """Reads what the stages of `variant` wrote; raises `PublishError` naming the file and the stage that is missing."""
     chosen = settings.variant(variant)
     used: dict[str, list[str]] = {}
-    for stage in STAGES:
+    for stage in chosen.stage_names:
         used.setdefault(getattr(chosen.data, stage), []).append(stage)
-    stages = tuple(_stage(variant, stage, root) for stage in STAGES)
+    stages = tuple(_stage(variant, stage, root) for stage in chosen.stage_names)
     scores = _read(root / f"results/{variant}/evaluation/scores.json", f"evaluate@{variant}")
     return Facts(
         variant=variant,

@@ -1,14 +1,14 @@
 """The checkpoint that stage 1 starts from: base LLM, base vision tower, new projectors and interaction layers."""
 
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, SiglipVisionConfig
 
 from fusion.data.store.folders import output_folder
 from fusion.model.checkpoints import build_from_base, save_checkpoint
+from fusion.model.from_settings import architecture
 from fusion.quiet import quiet_libraries
-from fusion.settings import BasePart, Model, Settings
+from fusion.settings import BasePart, Settings
 
 
 def build_base(settings: Settings, variant: str, root: Path = Path()) -> None:
@@ -20,27 +20,11 @@ def build_base(settings: Settings, variant: str, root: Path = Path()) -> None:
         _part(chosen.base.tower, "siglip_vision_model"),
         root / chosen.base.tokenizer if chosen.base.tokenizer else None,
         template=chosen.template,
-        seed=settings.run.seed,
+        seed=settings.seed(variant),
         **architecture(chosen.model),
     )
     with output_folder(root / "checkpoints" / variant / "base") as folder:
         save_checkpoint(model, processor, folder)
-
-
-def architecture(model: Model) -> dict[str, Any]:
-    """The fields of the model's configuration that params.yaml decides."""
-    return {
-        "query_len": list(model.query_len),
-        "num_latents": model.num_latents,
-        "window_size": model.window_size,
-        "num_of_vision_sampler_layers": max(model.interaction.layers, 1),
-        "start_of_vision_sampler_layers": model.interaction.start,
-        "stride_of_vision_sampler_layers": model.interaction.stride,
-        "use_interaction": model.interaction.layers > 0,
-        "text_mask": model.text_mask,
-        "text_guided": model.text_guided,
-        "mapping_loss_weight": model.mapping_loss_weight,
-    }
 
 
 def _part(part: BasePart, default_type: str | None) -> str | PreTrainedConfig:

@@ -5,8 +5,9 @@ from typing import Any
 import deepspeed
 import torch
 
+from fusion.model.adapters import add_adapters, is_adapter
 from fusion.model.modeling import FusionForConditionalGeneration
-from fusion.settings import Optimizer
+from fusion.settings import Optimizer, StageSettings
 from fusion.train.recipe import Recipe
 
 _LARGEST_BUCKET = 500_000_000
@@ -22,6 +23,13 @@ def part_of(name: str) -> str:
     return next((part for part, prefixes in _PARTS.items() if name.startswith(prefixes)), "language")
 
 
+def is_trained(name: str, settings: StageSettings) -> bool:
+    """Whether a parameter is trained: one of a trained part, but of an adapted part only those of its adapters."""
+    part = part_of(name)
+    adapted = settings.lora is not None and part in settings.lora.targets
+    return part in (settings.trained_parts or ()) and (not adapted or is_adapter(name))
+
+
 def make_engine(recipe: Recipe, model: FusionForConditionalGeneration, universal: bool = False) -> Any:
     """Wraps the model for this recipe: AdamW with the tower's own learning rate, ZeRO, precision, frozen parts.
 
@@ -29,12 +37,14 @@ def make_engine(recipe: Recipe, model: FusionForConditionalGeneration, universal
     """
     settings = recipe.settings
     assert settings.optimizer is not None and settings.trained_parts is not None  # filled in by Settings.stage
+    if settings.lora is not None:
+        add_adapters(model, settings.lora, recipe.random_seed(0, 0))
     parameters = dict(model.named_parameters())
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     groups: dict[str, list[torch.nn.Parameter]] = {}
     for group, names in model.parameter_groups().items():
-        trained = [parameters[name] for name in names if part_of(name) in settings.trained_parts]
+        trained = [parameters[name] for name in names if is_trained(name, settings)]
         for parameter in trained:
             parameter.requires_grad_(True)
         groups[group] = trained

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import safe_open
@@ -92,6 +93,7 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
         raise TrainingError(f"{recipe.dataset} has not been validated ({recipe.verdict} is missing): run `dvc repro`")
     if json.loads(recipe.verdict.read_text(encoding="utf-8"))["status"] != "passed":
         raise TrainingError(f"{recipe.dataset} failed its validation: see {recipe.verdict}")
+    check_adapters(recipe)
     check_disk(recipe, parameters(recipe.parent), recipe.output.parent)
     if ranks == recipe.hardware.ranks:
         check_memory(recipe, parameters(recipe.parent))
@@ -100,13 +102,33 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
         raise TrainingError("DeepSpeed compiles its CPU communication at first use and needs g++, which is not on PATH")
 
 
+def check_adapters(recipe: Recipe) -> None:
+    """Raises `TrainingError` unless `lora` fits the parent's layers and what makes adapters is installed."""
+    lora = recipe.settings.lora
+    if lora is None:
+        return
+    if find_spec("peft") is None:
+        raise TrainingError("training.lora: adapters are made by the package peft, which is in the extra `lora`")
+    from fusion.model.adapters import adapted_layers
+
+    try:
+        adapted_layers(tensor_shapes(recipe.parent), lora)
+    except ValueError as error:
+        raise TrainingError(f"{recipe.stage} of {recipe.variant}: {error}") from None
+
+
 def parameters(checkpoint: Path) -> int:
-    """Parameters of a checkpoint, counted from the headers of its weight files."""
-    count = 0
+    """Parameters of a checkpoint."""
+    return sum(math.prod(shape) for shape in tensor_shapes(checkpoint).values())
+
+
+def tensor_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a checkpoint's tensors, from the headers of its weight files."""
+    shapes = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
-            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return count
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return shapes
 
 
 def check_devices(recipe: Recipe, ranks: int) -> None:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from fusion.data.store.folders import output_folder
 from fusion.files import write_json
+from fusion.model.adapters import merge_adapters
 from fusion.model.checkpoints import load_checkpoint, save_checkpoint
 from fusion.quiet import quiet_libraries
 from fusion.settings import load_settings
@@ -135,6 +136,8 @@ def finish(
     gathered = deepspeed.zero.GatheredParameters(parameters, enabled=recipe.settings.zero_stage == 3)
     with gathered:
         if dist.get_rank() == 0:
+            if recipe.settings.lora is not None:
+                merge_adapters(engine.module)
             with output_folder(recipe.output) as folder:
                 save_checkpoint(engine.module, processor, folder)
     if dist.get_rank() == 0:

@@ -21,6 +21,8 @@ class Recipe:
 
     variant: str
     stage: Stage
+    before: str
+    """The stage that this one continues, or `base`."""
     seed: int
     dataset: str
     tokenizer: str
@@ -35,8 +37,7 @@ class Recipe:
     @property
     def parent(self) -> Path:
         """The checkpoint that this stage continues: the base models for stage 1."""
-        position = STAGES.index(self.stage)
-        return self.root / "checkpoints" / self.variant / (STAGES[position - 1] if position else "base")
+        return self.root / "checkpoints" / self.variant / self.before
 
     @property
     def output(self) -> Path:
@@ -82,7 +83,7 @@ class Recipe:
                 "manifest": file_sha256(self.manifest),
                 "parent": {path.name: file_sha256(path) for path in sorted(self.parent.iterdir()) if path.is_file()},
                 "code": code,
-                "packages": {name: version(name) for name in _PACKAGES},
+                "packages": {name: version(name) for name in (*_PACKAGES, *(["peft"] if self.settings.lora else []))},
             }
         )
 
@@ -123,15 +124,17 @@ class Recipe:
 
 
 def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Path()) -> Recipe:
-    """The recipe of `stage` of `variant`; raises `SettingsError` for an unknown variant."""
+    """The recipe of `stage` of `variant`; raises `SettingsError` for an unknown variant or a stage that it lacks."""
     chosen = settings.variant(variant)
+    own = settings.stage(variant, stage)
     return Recipe(
         variant=variant,
         stage=stage,
-        seed=settings.run.seed,
+        before=("base", *chosen.stage_names)[chosen.stage_names.index(stage)],
+        seed=settings.seed(variant),
         dataset=getattr(chosen.data, stage),
         tokenizer=chosen.data.tokenizer,
-        settings=settings.stage(variant, stage),
+        settings=own,
         model=chosen.model,
         hardware=settings.hardware(variant),
         guards=settings.guards,

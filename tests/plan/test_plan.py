@@ -19,7 +19,7 @@ from fusion.plan.errors import PlanError
 from fusion.plan.gpus import load_gpus
 from fusion.plan.memory import model_states
 from fusion.plan.traffic import traffic
-from fusion.settings import STAGES, Settings, load_settings
+from fusion.settings import STAGES, Lora, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = load_settings(ROOT / "params.yaml")
@@ -174,6 +174,25 @@ def test_frozen_parts_need_less() -> None:
     training = SETTINGS.training.model_copy(update={"trained_parts": ["projectors"]})
     (memory, flops), (less, fewer) = states(SETTINGS), states(SETTINGS.model_copy(update={"training": training}))
     assert less < 0.05 * memory and fewer < flops
+
+
+def test_adapters_need_less_and_are_counted() -> None:
+    lora = Lora.model_validate({"rank": 16, "alpha": 32.0, "targets": {"language": ["qkv_proj", "o_proj"]}})
+    changed = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"lora": lora})})
+    whole, adapted = (
+        make_plan(settings, CATALOG, "fusion-phi35-3b", gpus=8, root=ROOT).stages["stage1"]
+        for settings in (SETTINGS, changed)
+    )
+    # 32 layers of width 3072: queries, keys and values are one map to 3 * 3072, outputs one of 3072.
+    wanted = 32 * 16 * ((3072 + 3 * 3072) + (3072 + 3072))
+    parts = whole.model.parameters.parts
+    left = whole.model.trained - sum(parts[name] for name in ("embedding", "head", "decoder"))
+    assert adapted.model.trained == left + wanted
+    assert sum(adapted.advised.memory.values()) < sum(whole.advised.memory.values())
+    wrong = lora.model_copy(update={"targets": {"language": ["q_proj"]}})
+    changed = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"lora": wrong})})
+    with pytest.raises(PlanError, match=r"stage1: lora\.targets\.language: there is no layer q_proj"):
+        make_plan(changed, CATALOG, "fusion-phi35-3b", gpus=8, root=ROOT)
 
 
 @given(

@@ -13,10 +13,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fusion.model.configuration import FusionConfig
+from fusion.model.from_settings import architecture
 from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.model.published import write_published
 from fusion.settings import load_settings
-from fusion.train.base import architecture
 from tests.reference.__main__ import CASES, find_cases
 from tests.reference.compare import compare_case
 

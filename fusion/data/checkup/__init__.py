@@ -65,7 +65,7 @@ def check_source(settings: Settings, entry: Dataset, dataset: str, source: str) 
     if not isinstance(facts.origin, PublishedOrigin):
         yield FAIL, f"an origin of kind `{facts.origin.kind}` cannot be ingested", "use `published` or `table`"
         return
-    layout, findings = find_layout(facts.origin, dataset, settings.data.roots.get(dataset))
+    layout, findings = find_layout(facts.origin, dataset, entry.folder(settings.data.roots, dataset, source))
     yield from findings
     if layout is None:
         return

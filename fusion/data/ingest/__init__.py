@@ -61,13 +61,14 @@ def ingest_source(
         CatalogError: the catalog has no such source.
     """
     entry = catalog.source(dataset, source)
+    whole = catalog.dataset(dataset)
     name = f"{dataset}/{source}"
     target = root / "data/raw" / dataset / source
     with output_folder(target) as folder:
         if isinstance(entry.origin, EmbeddedOrigin):
             layout = write_published_layout(entry.origin, folder, root)
         elif isinstance(entry.origin, PublishedOrigin):
-            layout = entry.origin.layout(settings.data.roots.get(dataset))
+            layout = entry.origin.layout(whole.folder(settings.data.roots, dataset, source))
         else:
             raise IngestError(f"{name}: an origin of kind `{entry.origin.kind}` cannot be ingested")
         sampling = thinned(entry.sampling, settings.run.pilot)
@@ -80,7 +81,7 @@ def ingest_source(
         }
         with Resumable(root / "scratch/ingest" / dataset / source, inputs, settings.data.save_seconds) as work:
             count = work.remember("rows", lambda: _count(layout, name)) if needs_count(sampling) else None
-            chosen = chosen_rows(sampling, count, settings.run.seed, name)
+            chosen = chosen_rows(sampling, count, settings.run.seed, whole.members.get(source, name))
             grow_rows(layout, chosen, dataset, source, work)
             write_row_groups(work.path(ROWS), folder / SAMPLES, SCHEMA)
             write_grown_ledger(work.path(GROWN_REJECTS), folder / REJECTS)

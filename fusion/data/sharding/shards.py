@@ -65,7 +65,11 @@ def shard_source(
         dataset=dataset,
         source=source,
         file=_annotation_file(entry),
-        containers=tuple(locked_containers(lock, raw, entry.origin, settings.data.roots.get(dataset))),
+        containers=tuple(
+            locked_containers(
+                lock, raw, entry.origin, catalog.dataset(dataset).folder(settings.data.roots, dataset, source)
+            )
+        ),
         max_image_pixels=settings.data.max_image_pixels,
         tokenizers=tuple(
             (key, str(_place(root, item.name)), item.revision, item.template)

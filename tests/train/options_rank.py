@@ -1,0 +1,105 @@
+"""The rank of `test_options.py`: a few steps for each case, and what they changed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+import torch.distributed as dist
+
+from fusion.model.adapters import is_adapter, merge_adapters
+from fusion.model.checkpoints import save_checkpoint
+from fusion.settings import Settings
+from fusion.train.batches import StepBatches
+from fusion.train.engine import make_engine, part_of, set_learning_rates
+from fusion.train.processes import join_group
+from fusion.train.recipe import Recipe, make_recipe
+from fusion.train.step import train_step
+from tests.model.test_modeling import samples
+from tests.model.tiny import build
+from tests.train.test_recipe import ROOT
+
+STEPS = 4
+
+
+def recipe_of(changes: dict[str, Any]) -> Recipe:
+    """The recipe of tiny's stage 2 with other values of `training`."""
+    import yaml
+
+    document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    document["variants"]["tiny"]["stages"]["stage2"] |= {"learning_rate": 0.02, "vision_learning_rate": 0.02, **changes}
+    document["variants"]["tiny"]["hardware"]["ranks"] = 1
+    return make_recipe(Settings.model_validate(document), "tiny", "stage2")
+
+
+class Run:
+    """An engine and the steps that it has made."""
+
+    def __init__(self, changes: dict[str, Any]) -> None:
+        self.model, self.processor = build("llama_3")
+        self.recipe = recipe_of(changes)
+        every = samples(self.processor)
+        packs = [self.processor.collate(every[:3]), self.processor.collate(every[3:])]
+        self.step = StepBatches(list(packs), len(every), 0, [])
+        self.probe = packs[0]
+        self.engine = make_engine(self.recipe, self.model)
+
+    def steps(self, first: int, last: int) -> list[float]:
+        """Trains the steps [first, last); their losses."""
+        losses = []
+        for step in range(first, last):
+            set_learning_rates(self.engine, self.recipe, step, STEPS)
+            torch.manual_seed(self.recipe.random_seed(step, 0))
+            losses.append(train_step(self.engine, self.step, 4)["loss"])
+        return losses
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Copies of all parameters."""
+        return {name: parameter.detach().clone() for name, parameter in self.engine.module.named_parameters()}
+
+
+def main(folder: Path) -> None:
+    """Writes FOLDER/results.json, and the merged checkpoints of the cases that have adapters."""
+    join_group("cpu")
+    torch.use_deterministic_algorithms(True)
+    results = {}
+    for name, changes in json.loads((folder / "cases.json").read_text(encoding="utf-8")).items():
+        run = Run(changes)
+        before = run.weights()
+        losses = run.steps(0, 2)
+        run.engine.save_checkpoint(str(folder / f"{name}-state"), tag="middle")
+        losses += run.steps(2, STEPS)
+        after = run.weights()
+        resumed = Run(changes)
+        resumed.engine.load_checkpoint(str(folder / f"{name}-state"), tag="middle")
+        resumed.steps(2, STEPS)
+        again = resumed.weights()
+        trained = [parameter for parameter in run.engine.module.parameters() if parameter.requires_grad]
+        optimizer = getattr(run.engine.optimizer, "optimizer", run.engine.optimizer)
+        changed = [key for key, value in after.items() if not torch.equal(value, before[key])]
+        results[name] = {
+            "losses": losses,
+            "changed": sorted({part_of(key) + (" adapters" if is_adapter(key) else "") for key in changed}),
+            "trained": sum(parameter.numel() for parameter in trained),
+            "states": sum(state["exp_avg"].numel() for state in optimizer.state.values()),
+            "resumed_equal": all(torch.equal(value, after[key]) for key, value in again.items()),
+        }
+        if run.recipe.settings.lora is not None:
+            module = run.engine.module.eval()
+            with torch.no_grad():
+                expected = module(run.probe, return_logits=True).logits
+                merge_adapters(module)
+                merged = module(run.probe, return_logits=True).logits
+            results[name]["merge_error"] = float((merged - expected).abs().max() / expected.abs().max())
+            save_checkpoint(module, run.processor, folder / name)
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
