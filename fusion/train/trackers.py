@@ -140,12 +140,15 @@ class Trackers:
     """All that are asked for; rank 0 alone has them."""
 
     def __init__(self, recipe: Recipe, first_step: int) -> None:
-        """Raises `TrainingError` when a package is missing."""
+        """Raises `TrainingError` when a package is missing, or a tracker cannot start."""
         check_trackers(recipe)
         folder = recipe.log.parent / "trackers"
         self._open: dict[str, Tracker] = {}
         for name in recipe.tracking.trackers:
-            self._open[name] = _KINDS[name][1](recipe, folder, first_step)
+            try:
+                self._open[name] = _KINDS[name][1](recipe, folder, first_step)
+            except Exception as error:  # each has its own kinds: no key, no network, an address that does not answer
+                raise TrainingError(f"{name}, which tracking.trackers asks for, cannot start: {error}") from error
 
     def log(self, step: int, values: Scalars) -> None:
         """Hands the numbers of a step on."""
