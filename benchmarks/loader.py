@@ -1,4 +1,4 @@
-"""The loader: pictures a second on a core, the opening of ten million samples, and whether training waits for data.
+"""The loader: pictures a second on a core, and the opening of ten million samples. `benchmarks.waits` is about waiting.
 
     python -m benchmarks.loader [--pictures 600] [--rounds 7] [--rows 10000000] [--work FOLDER] [--output FILE]
 
@@ -11,17 +11,12 @@ one core in one thread; they take turns, figures are medians of rounds.
 Opening. A manifest of so many rows is generated in all the columns that curation writes. A process of its own opens it
 as a rank of the published variant does and asks for the first batch, for the first time on the machine and again.
 Memory is counted above that after the imports: the largest ever, and what stays.
-
-Waiting. The model is replaced by a sleep of the planned time of a step: the floating-point operations of
-fusion-phi35-3b for the rank's tokens and pictures at 40% of an H100's 989 TFLOP/s in bf16. Of a machine with 16 cores
-for each GPU, the cores here are a share; the sleep is longer by that much, as if they fed the same share of a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -48,10 +43,6 @@ from fusion.train.recipe import Recipe, make_recipe
 
 VARIANT, STAGE = "fusion-phi35-3b", "stage1"
 SIDE, PATCHES = 384, 27 * 27
-DECODER_PARAMETERS, TOWER_PARAMETERS = 3.8e9, 0.41e9
-"""Of Phi-3.5-mini and of the so400m tower, about."""
-FLOPS_A_SECOND = 0.4 * 989e12
-CORES_A_GPU = 16
 _PLAIN = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=Image.Resampling.BICUBIC)
 
 
@@ -204,54 +195,17 @@ def in_fresh_process(arguments: list[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def waiting(folder: Path, steps: int, workers: int, cores_a_gpu: float = CORES_A_GPU) -> dict[str, Any]:
-    """The share of the time in which a sleeping model waits for its next batches."""
-    cores = len(os.sched_getaffinity(0))
-    rank = RankBatches(recipe_of(folder, 32, workers), make_processor(), PATCHES, 0)
-    batches = rank(0, folder / "notes")
-    next(batches)
-    waited, slept, pictures = 0.0, 0.0, 0
-    for _ in range(steps):
-        start = time.perf_counter()
-        step = next(batches)
-        waited += time.perf_counter() - start
-        seen = sum(len(batch["pixels"]) for batch in step.batches if batch is not None)
-        seconds = planned_seconds(step.tokens / 32, seen) * cores_a_gpu / cores
-        time.sleep(seconds)
-        slept += seconds
-        pictures += seen
-    return {
-        "cores": cores,
-        "stands_for_cores_a_gpu": cores_a_gpu,
-        "workers": workers,
-        "steps": steps,
-        "pictures_a_second_asked_for": round(pictures / slept, 2),
-        "planned_seconds_a_step_of_one_gpu": round(slept / steps * cores / cores_a_gpu, 3),
-        "seconds_a_step_here": round(slept / steps, 3),
-        "share_waited": round(waited / (waited + slept), 5),
-    }
-
-
-def planned_seconds(tokens: float, pictures: int) -> float:
-    """Forward, backward and the forward again of checkpointing: eight operations a parameter and position."""
-    return 8 * (DECODER_PARAMETERS * tokens + TOWER_PARAMETERS * pictures * 5 * PATCHES) / FLOPS_A_SECOND
-
-
-def run(folder: Path, pictures: int, rounds: int, rows: int, steps: int, workers: int) -> dict[str, Any]:
-    """All three parts."""
+def run(folder: Path, pictures: int, rounds: int, rows: int, workers: int) -> dict[str, Any]:
+    """Both parts."""
     make_set(folder, pictures, 4 * pictures)
     report: dict[str, Any] = {"surroundings": surroundings(), "pictures": pictures, "rounds": rounds}
     report["one_core"] = pictures_a_second(folder, pictures, rounds)
     print(json.dumps(report["one_core"]), flush=True)
-    report["waiting"] = waiting(folder, steps, workers)
-    print(json.dumps(report["waiting"]), flush=True)
     make_set(folder, pictures, rows)
     report["opening"] = {"manifest_bytes": (folder / f"data/manifests/{DATASET}/manifest.parquet").stat().st_size}
     report["opening"] |= opening(folder, 32, workers)
     print(json.dumps(report["opening"]), flush=True)
-    report["wanted"] = {
-        "loader_over_plain": 2.0, "first_batch_seconds": 10, "most_mb_above_imports": 300, "share_waited": 0.03
-    }  # fmt: skip
+    report["wanted"] = {"loader_over_plain": 2.0, "first_batch_seconds": 10, "most_mb_above_imports": 300}
     return report
 
 
@@ -261,8 +215,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--steps", type=int, default=40, help="of the part that waits")
-    parser.add_argument("--workers", type=int, default=2, help="of the parts that wait and open")
+    parser.add_argument("--workers", type=int, default=2, help="of the part that opens")
     parser.add_argument("--work", type=Path, help="folder for 4 GB; a temporary one if left out")
     parser.add_argument("--output", default="loader")
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
@@ -273,7 +226,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.work or Path(temporary)
-        result = run(folder, given.pictures, given.rounds, given.rows, given.steps, given.workers)
+        result = run(folder, given.pictures, given.rounds, given.rows, given.workers)
     print(write_result(given.output, result))
 
 

@@ -3,7 +3,8 @@
     python -m benchmarks.packing [--steps 2000] [--datasets fusion-5m-stage1_5 ...] [--output FILE]
 
 Lengths are drawn with a seed: the sources and their counts are the catalog's, the lengths within a category are assumed
-(CATEGORIES), since the published lists say nothing of them. Batches, ranks, micro-batches, the limit of a length and
+(fusion/plan/lengths.yaml), since the published lists say nothing of them: a turn's tokens are log-normal, turns are
+1 + Poisson. Batches, ranks, micro-batches, the limit of a length and
 the numbers of latents are those of the published variant. Each step goes through the packing of training.
 
 `real_share` is the real tokens over ranks x micro-batches x the largest pack: what is left if ranks wait for each other
@@ -25,6 +26,7 @@ from benchmarks.report import surroundings, write_result
 from fusion.data.catalog import load_catalog
 from fusion.data.stream.order import Rows
 from fusion.data.stream.packing import spread
+from fusion.plan.traffic import assumed_lengths
 from fusion.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -32,30 +34,6 @@ VARIANT = "fusion-phi35-3b"
 IMAGE_TOKENS = 729
 """Of the tower at 384 pixels with patches of 14."""
 RANKS = (1, 2, 8, 32)
-
-
-class Shape(NamedTuple):
-    """Lengths of a category: text tokens of a turn are log-normal, turns are 1 + Poisson."""
-
-    median: float
-    sigma: float
-    turns: float
-
-
-CATEGORIES = {
-    "short captions": Shape(45, 0.4, 1.0),
-    "long captions": Shape(220, 0.5, 1.0),
-    "maths": Shape(150, 0.5, 1.0),
-    "language": Shape(260, 0.8, 1.3),
-    "general": Shape(90, 0.8, 2.5),
-    "OCR": Shape(60, 0.9, 4.0),
-    "counting": Shape(40, 0.4, 2.0),
-    "synthetic QA": Shape(80, 0.7, 3.0),
-    "code": Shape(300, 0.7, 1.0),
-    "science": Shape(230, 0.6, 1.2),
-    "captions": Shape(200, 0.6, 1.0),
-}
-WITHOUT_PICTURE = ("language", "code")
 
 
 class Samples(NamedTuple):
@@ -76,14 +54,16 @@ def samples(dataset: str, count: int, seed: int) -> Samples:
     catalog, settings = load_catalog(ROOT / "data/catalog"), load_settings(ROOT / "params.yaml")
     entry, variant = catalog.dataset(dataset), settings.variant(VARIANT)
     stage = settings.stage(VARIANT, entry.for_stage)  # type: ignore[arg-type]
-    shapes = [CATEGORIES[source.category] for source in entry.sources.values()]
+    known = assumed_lengths()
+    shapes = [known.categories[source.category] for source in entry.sources.values()]
     shares = np.array([source.count or 0 for source in entry.sources.values()], dtype=np.float64)
     generator = np.random.default_rng(seed)
     source = generator.choice(len(shapes), size=2 * count, p=shares / shares.sum())
-    median, sigma, mean_turns = np.array(shapes)[source].T
+    median, sigma, mean_turns = np.array([(shape.median, shape.sigma, shape.turns) for shape in shapes])[source].T
     turns = 1 + generator.poisson(mean_turns - 1)
-    text = 30 + np.exp(generator.normal(np.log(median), sigma)) * turns
-    pictures = np.array([source.category not in WITHOUT_PICTURE for source in entry.sources.values()])[source]
+    around = known.template.sample + known.template.turn * turns
+    text = around + np.exp(generator.normal(np.log(median), sigma)) * turns
+    pictures = np.array([shape.picture for shape in shapes])[source]
     found = Samples(text.astype(np.int64), turns.astype(np.int64), pictures, stage.max_length)
     fits = np.flatnonzero(found.lengths(max(variant.model.query_len)) <= found.longest)[:count]
     return Samples(found.text[fits], found.turns[fits], found.pictures[fits], found.longest)

@@ -25,13 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import MIDDLE, TEXT_ONLY, TINY, TINY_TEXT_ONLY, Case, seeded
 from benchmarks.report import surroundings, write_result
-from fusion.model.batch import IGNORED, FusionBatch
-from fusion.model.configuration import FusionConfig
+from fusion.model.batch import FusionBatch
 from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.plan.activations import activations
 from fusion.plan.architecture import TRAINED_AS
 from fusion.plan.flops import executed_flops, forward_work
-from fusion.plan.load import Load, Sample
+from fusion.plan.load import Load
 from fusion.plan.memory import checkpoint_bytes, model_states
 from fusion.settings import load_settings
 from fusion.train.launch import rank_environment
@@ -49,24 +48,6 @@ _MODULES = {
     "interaction": ("model.vision_sampler_layers.",),
     "head": ("lm_head",),
 }
-
-
-def load_of(batch: FusionBatch, config: FusionConfig, num_latents: int) -> Load:
-    """The load of a batch as the planner sees it: one `Sample` each, nothing but counts."""
-    host = {name: tensor.numpy() for name, tensor in batch.host.items()}
-    samples = []
-    for row in range(batch.size):
-        length, picture = host["lengths"][row], bool(host["image_index"][row] >= 0)
-        samples.append(
-            Sample(
-                text=int((host["input_ids"][row, :length] >= 0).sum()),
-                instruct=int((host["instruct_ids"][row] != 0).sum()) if picture else 0,
-                turns=int((host["question_ends"][row] >= 0).sum()),
-                supervised=int((host["labels"][row, 1:length] != IGNORED).sum()),
-                picture=picture,
-            )
-        )
-    return Load.of(samples, config, num_latents)
 
 
 def _attention(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
@@ -134,7 +115,7 @@ def kept_bytes(model: FusionForConditionalGeneration, batch: FusionBatch, num_la
 def compare_flops(model: FusionForConditionalGeneration, case: Case, checkpointing: bool) -> dict[str, Any]:
     """Planned and counted FLOPs, by part and for the whole step."""
     batch, config = case.batch(), model.config
-    work = forward_work(config, load_of(batch, config, case.num_latents))
+    work = forward_work(config, Load.of_batch(batch, config, case.num_latents))
     counted = count_flops(model, batch, case.num_latents)
     planned = {part: own.forward for part, own in work.items()}
     planned["forward"] = sum(planned.values())
@@ -146,7 +127,7 @@ def compare_activations(model: FusionForConditionalGeneration, case: Case, check
     """Planned and counted bytes that the forward pass keeps."""
     batch, config = case.batch(), model.config
     size = next(model.parameters()).element_size()
-    planned = activations(config, load_of(batch, config, case.num_latents), size, checkpointing, fused=False)
+    planned = activations(config, Load.of_batch(batch, config, case.num_latents), size, checkpointing, fused=False)
     return compared({"kept": planned.kept}, {"kept": kept_bytes(model, batch, case.num_latents)})
 
 

@@ -119,26 +119,14 @@ def shard(
     if compact == (source is not None):
         raise FusionError("use `fusion shard DATASET SOURCE` or `fusion shard DATASET --compact`")
     if source is None:
-        return _compact(dataset)
+        from fusion.data.sharding.compact import tell_compacted
+
+        return print(tell_compacted(*_inputs(), dataset))
     from fusion.data.sharding.shards import shard_source
 
     settings, catalog = _inputs()
     with _recorded():
         shard_source(settings, catalog, dataset=dataset, source=source)
-
-
-def _compact(dataset: str) -> None:
-    """What a person asks for when the disk is full; no part of the stage `shard`."""
-    from fusion.data.sharding.compact import compact_dataset
-
-    settings, catalog = _inputs()
-    names = compact_dataset(settings, catalog, dataset)
-    if not names:
-        print(f"nothing to do: every sample in the shards of {dataset} is in its manifest")
-        return
-    print(f"rewritten: {', '.join(names)}. To record it, and for all that follows from the new manifest:")
-    stages = [*(f"shard@{dataset}-{name}" for name in names), f"curate@{dataset}"]
-    print(f"  dvc commit -f {' '.join(stages)} && dvc repro")
 
 
 @app.command()
@@ -275,6 +263,16 @@ def train(
 
 app.command()(plan)
 app.command()(scratch)
+
+
+@app.command()
+def curves(variant: VariantName) -> None:
+    """Draw the loss curves of a variant's stages, with learning rates and losses by source."""
+    _inputs(variant)
+    from fusion.publish.curves import draw_curves
+
+    with _recorded():
+        draw_curves(variant)
 
 
 @app.command()

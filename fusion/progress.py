@@ -18,6 +18,8 @@ _SETTLED_SECONDS = 3.0
 class Progress:
     """A context manager. Only what was done since it was made counts for the rate, so that resumed work is told right.
 
+    `note` is what else is told, after the time left.
+
     Args:
         label: what is being worked on, for example `ingest tiny-stage1/scenes`.
         unit: what is counted, in the plural.
@@ -35,6 +37,7 @@ class Progress:
         self._total = total
         self._first = self._done = done
         self._items = 0
+        self.note = ""
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._every = _TERMINAL_SECONDS if self._terminal else _LOG_SECONDS
@@ -59,7 +62,7 @@ class Progress:
             made = self._done - self._first
             if made > 0 and seconds >= _SETTLED_SECONDS:
                 parts.append(f"{duration(max(0.0, self._total - self._done) / made * seconds)} left")
-        return f"{self._label}: {', '.join(parts)}"
+        return f"{self._label}: {', '.join(parts)}" + (f"; {self.note}" if self.note else "")
 
     def _write(self, text: str) -> None:
         if self._terminal:

@@ -158,6 +158,14 @@ class Guards(Section):
     stall_minutes: float | None = Field(gt=0)
 
 
+class Tracking(Section):
+    """Where training is followed beside its own log, every so many steps; results do not depend on it."""
+
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]]
+    project: str = Field(min_length=1)
+    every_steps: PositiveInt
+
+
 class StageSettings(Section):
     """One training stage of one variant: its own values, and overrides of `training` (None = as there)."""
 
@@ -346,6 +354,7 @@ class Settings(Section):
     curation: Curation
     training: Training
     guards: Guards
+    tracking: Tracking
     evaluation: Evaluation
     launch: Launch
     variants: dict[Name, Variant]

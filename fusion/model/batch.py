@@ -85,6 +85,12 @@ class FusionBatch(dict[str, Tensor]):
         """Samples in the batch, B."""
         return self["input_ids"].shape[0]
 
+    @property
+    def supervised(self) -> Tensor:
+        """int64 [B]: supervised tokens of each sample, on the host."""
+        inside = torch.arange(self.host["labels"].shape[1]) < self.host["lengths"].unsqueeze(1)
+        return ((self.host["labels"] != IGNORED) & inside)[:, 1:].sum(1)
+
 
 def _pad(rows: Sequence[npt.NDArray[np.int64]], value: int) -> Tensor:
     length = max((len(row) for row in rows), default=0)

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput, can_return_tuple
 
 from fusion.model.backbone import FusionModel
-from fusion.model.batch import IGNORED, FusionBatch
+from fusion.model.batch import FusionBatch
 from fusion.model.configuration import FusionConfig
 from fusion.model.decoding import DecoderStep
 from fusion.model.generation import FusionGeneration
@@ -189,11 +189,9 @@ class FusionForConditionalGeneration(FusionGeneration, CheckedLoading, Generatio
     def loss_counts(self, batch: FusionBatch) -> LossCounts:
         """The three counts of a batch without running it, to normalise over an optimiser step; host only."""
         host = batch.host
-        inside = torch.arange(host["labels"].shape[1]) < host["lengths"].unsqueeze(1)
-        supervised = int(((host["labels"] != IGNORED) & inside)[:, 1:].sum())
         with_image = host["image_index"] >= 0
         text = int((host["instruct_ids"][with_image] != 0).sum()) if self.config.text_guided else 0
-        return LossCounts(supervised, text, batch.size * self.config.num_patches)
+        return LossCounts(int(batch.supervised.sum()), text, batch.size * self.config.num_patches)
 
     def combine_losses(self, sums: LossSums, counts: LossCounts) -> Tensor:
         """A micro-batch's share of the loss of an optimiser step with these counts; see `mapping.combine_losses`."""

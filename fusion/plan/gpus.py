@@ -14,7 +14,10 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Gpu(BaseModel):
-    """One kind of accelerator: rates in 10^12 FLOP/s and 10^9 bytes/s, memory in GiB; see gpus.yaml."""
+    """One kind of accelerator: rates in 10^12 FLOP/s and 10^9 bytes/s, memory in GiB; see gpus.yaml.
+
+    `names`: what its driver calls it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,6 +28,7 @@ class Gpu(BaseModel):
     node_gb_s: Positive
     network_gb_s: Positive
     source: str
+    names: list[str] = []
 
     @property
     def memory_bytes(self) -> float:
@@ -61,3 +65,8 @@ def find_gpu(name: str) -> Gpu:
             f"there is no GPU `{name}`{guess}: one of {', '.join(known)}, or a new line of fusion/plan/gpus.yaml"
         )
     return known[name]
+
+
+def recognised(name: str) -> Gpu | None:
+    """The accelerator that its driver calls so, None for one that is not in gpus.yaml."""
+    return next((gpu for gpu in load_gpus().values() if name in gpu.names), None)

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
 
 from fusion.model.configuration import FusionConfig
+
+if TYPE_CHECKING:
+    from fusion.model.batch import FusionBatch
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,21 @@ class Load:
             places=max(questions, places),
             q=num_latents,
         )
+
+    @classmethod
+    def of_batch(cls, batch: FusionBatch, config: FusionConfig, num_latents: float) -> Load:
+        """The load of a batch, from the counts that its tensors on the host have."""
+        host, supervised = batch.host, batch.supervised.tolist()
+        inside = torch.arange(host["input_ids"].shape[1]) < host["lengths"].unsqueeze(1)
+        text = ((host["input_ids"] >= 0) & inside).sum(1).tolist()
+        instruct = (host["instruct_ids"] != 0).sum(1).tolist()
+        turns = (host["question_ends"] >= 0).sum(1).tolist()
+        shown = (host["image_index"] >= 0).tolist()
+        samples = [
+            Sample(text[row], instruct[row] if shown[row] else 0, turns[row], supervised[row], shown[row])
+            for row in range(batch.size)
+        ]
+        return cls.of(samples, config, num_latents)
 
     def times(self, factor: float) -> Load:
         """So many of these micro-batches together."""

@@ -36,7 +36,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Category(_Section):
+class Category(_Section):
+    """Samples of a category: a turn's tokens are log-normal; `question` is the share of them that asks."""
+
     median: Positive
     sigma: Positive
     turns: Annotated[float, Field(ge=1)]
@@ -44,17 +46,21 @@ class _Category(_Section):
     picture: bool = True
 
 
-class _Template(_Section):
+class Template(_Section):
+    """Tokens of the template: once a sample, and for each turn."""
+
     sample: float
     turn: float
 
 
-class _Lengths(_Section):
+class Lengths(_Section):
+    """lengths.yaml."""
+
     source: str
     picture_kb: Positive
     images_a_second_a_core: Positive
-    template: _Template
-    categories: dict[str, _Category]
+    template: Template
+    categories: dict[str, Category]
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def _measured(manifest: Path, tokenizer: str) -> _Brought:
             .sort("picture", "turns", "bucket")
             .collect()
         )
-    around = _lengths().template
+    around = assumed_lengths().template
     kinds = []
     for row in grouped.iter_rows(named=True):
         wrapping = around.sample + around.turn * row["turns"]
@@ -170,7 +176,7 @@ def _measured(manifest: Path, tokenizer: str) -> _Brought:
 
 
 def _assumed(entry: Dataset, dataset: str, part: float) -> _Brought:
-    known = _lengths()
+    known = assumed_lengths()
     counts = [
         None if source.count is None else 1000 * source.count * source.weight for source in entry.sources.values()
     ]
@@ -192,7 +198,7 @@ def _assumed(entry: Dataset, dataset: str, part: float) -> _Brought:
     return kinds, round(part * total), part * size
 
 
-def _kinds(category: _Category, around: _Template) -> list[Sample]:
+def _kinds(category: Category, around: Template) -> list[Sample]:
     normal = NormalDist(math.log(category.median), category.sigma)
     kinds = []
     for number in range(_QUANTILES):
@@ -213,9 +219,10 @@ def _kinds(category: _Category, around: _Template) -> list[Sample]:
 
 def images_a_second_a_core() -> float:
     """Pictures that one processor core reads, decodes and cuts to tiles in a second."""
-    return _lengths().images_a_second_a_core
+    return assumed_lengths().images_a_second_a_core
 
 
 @cache
-def _lengths() -> _Lengths:
-    return _Lengths.model_validate(read_yaml(_FILE, PlanError))
+def assumed_lengths() -> Lengths:
+    """What samples are assumed to be like where there is no manifest."""
+    return Lengths.model_validate(read_yaml(_FILE, PlanError))

@@ -53,7 +53,7 @@ def line_chart(label: str, x: Sequence[float], lines: Sequence[Line], x_label: s
     ):
         parts.append(f'<text class="axis" transform="{transform}" text-anchor="middle">{escape(text)}</text>')
     for line in lines:
-        points = [(px, py) for px, py in _thin(x, line.values) if math.isfinite(py)]
+        points = [(px, py) for px, py in thin(x, line.values) if math.isfinite(py)]
         path = " ".join(
             f"{'ML'[index > 0]}{px:.1f} {py:.1f}" for index, (px, py) in enumerate(at(*point) for point in points)
         )
@@ -85,12 +85,12 @@ def number(value: float) -> str:
     return f"{value:g}"
 
 
-def _thin(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
-    """At most `POINTS` points: means over equal stretches; the first and the last point stay."""
+def thin(x: Sequence[float], y: Sequence[float], most: int = POINTS) -> list[tuple[float, float]]:
+    """At most `most` points: means over equal stretches; the first and the last point stay."""
     pairs = list(zip(x, y, strict=True))
-    if len(pairs) <= POINTS:
+    if len(pairs) <= most:
         return pairs
-    edges = [round(index * len(pairs) / POINTS) for index in range(POINTS + 1)]
+    edges = [round(index * len(pairs) / most) for index in range(most + 1)]
     stretches = [pairs[start:end] for start, end in itertools.pairwise(edges)]
     means = [(sum(p for p, _ in part) / len(part), sum(q for _, q in part) / len(part)) for part in stretches]
     return [pairs[0], *means[1:-1], pairs[-1]]

@@ -87,6 +87,17 @@ class BenchmarkFacts:
 
 
 @dataclass(frozen=True)
+class SourceRow:
+    """Cross-entropy of a source over the steps up to `step` since the row before: a mean over `tokens`."""
+
+    step: float
+    category: str
+    source: str
+    loss: float
+    tokens: int
+
+
+@dataclass(frozen=True)
 class StageFacts:
     """One training stage: what its summary.json says, and the columns of its loss.csv as numbers."""
 
@@ -168,12 +179,29 @@ def _dataset(catalog: Catalog, name: str, stages: tuple[str, ...], root: Path) -
 def _stage(variant: str, stage: str, root: Path) -> StageFacts:
     folder = root / f"results/{variant}/{stage}"
     summary = _read(folder / "summary.json", f"train_{stage}@{variant}")
+    return StageFacts(stage, summary, read_curve(folder / "loss.csv", f"train_{stage}@{variant}"))
+
+
+def read_curve(path: Path, made_by: str) -> dict[str, list[float]]:
+    """The columns of a loss.csv as numbers; raises `PublishError` naming the stage that makes it."""
+    rows = _rows(path, made_by)
+    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+
+
+def read_sources(path: Path, made_by: str) -> list[SourceRow]:
+    """The rows of a loss_by_source.csv; raises `PublishError` naming the stage that makes it."""
+    return [
+        SourceRow(float(row["step"]), row["category"], row["source"], float(row["loss"] or "nan"), int(row["tokens"]))
+        for row in _rows(path, made_by)
+    ]
+
+
+def _rows(path: Path, made_by: str) -> list[dict[str, str]]:
     try:
-        with (folder / "loss.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
     except FileNotFoundError:
-        raise PublishError(f"{folder / 'loss.csv'} is missing: run `dvc repro train_{stage}@{variant}`") from None
-    return StageFacts(stage, summary, {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {})
+        raise PublishError(f"{path} is missing: run `dvc repro {made_by}`") from None
 
 
 def _benchmark(catalog: Catalog, variant: str, name: str, value: dict[str, Any]) -> BenchmarkFacts:

@@ -14,6 +14,7 @@ from fusion.lineage.ancestry import Ancestry, ancestry_of
 from fusion.lineage.environment import git_state, hardware
 from fusion.lineage.times import StageTime, stage_times
 from fusion.publish.charts import Line, line_chart, smooth
+from fusion.publish.curves import all_stages, stage_panels
 from fusion.publish.examples import Reason, Sample, held_out_answers, kept_samples, reasons
 from fusion.publish.facts import DatasetFacts, Facts, StageFacts, collect_facts
 from fusion.publish.text import templates
@@ -66,7 +67,7 @@ class Phase:
 
 
 def write_report(settings: Settings, catalog: Catalog, variant: str, root: Path = Path(".")) -> Path:
-    """Writes reports/<variant>/report.html and returns its path.
+    """Writes reports/<variant>/report.html, and the curves beside it as curves.png; returns the page's path.
 
     Raises `PublishError` or `LineageError` naming what is missing and the stage that makes it.
     """
@@ -100,6 +101,7 @@ def write_report(settings: Settings, catalog: Catalog, variant: str, root: Path 
     partial = path.with_name(".report.partial")
     partial.write_text(re.sub(r"\n\s*\n+", "\n", page), encoding="utf-8")
     partial.replace(path)
+    all_stages(variant, stage_panels(variant, root)).save(path.with_name("curves.png"), optimize=True)
     return path
 
 

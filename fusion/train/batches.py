@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
+import numpy.typing as npt
 
 from fusion.data.stream.errors import LoaderError
 from fusion.data.stream.manifest import Manifest, has_picture, lengths
@@ -30,6 +31,8 @@ class StepBatches:
     """Manifest rows of the samples of each batch; `Manifest.origins` tells where they come from."""
     idle: FusionBatch
     """What is computed, with weight 0, in place of a batch that is None: all ranks have to call the same modules."""
+    sources: list[npt.NDArray[np.int64]]
+    """Numbers of their sources; see `Manifest.sources`."""
 
 
 class _Planned(NamedTuple):
@@ -102,16 +105,17 @@ class RankBatches:
         with _continued(notes / f"unread-{self._rank}.jsonl") as file:
             for _ in range(first_step, self.order.steps):
                 batches: list[FusionBatch | None] = []
-                rows = []
+                rows, sources = [], []
                 while not batches or len(batches) < planned[0].packs:
                     pack = next(packs)
                     for line in self._unread(pack):
                         file.write(line)
                     batches.append(pack.batch)
                     rows.append(pack.indices)
+                    sources.append(self.manifest.source_numbers(pack.indices))
                 file.flush()
                 facts = planned.popleft()
-                yield StepBatches(batches, facts.samples, facts.tokens, rows, idle)
+                yield StepBatches(batches, facts.samples, facts.tokens, rows, idle, sources)
 
     def _plans(self, first_step: int, planned: deque[_Planned]) -> Iterator[Plan]:
         """This rank's packs of all steps, and at the end of `planned` the facts of each step that was begun."""

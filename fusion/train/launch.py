@@ -19,6 +19,7 @@ from fusion.train.errors import WHAT_TO_DO, Preempted, TrainingError
 from fusion.train.recipe import Recipe
 from fusion.train.room import check_disk, check_memory
 from fusion.train.running import Ending, run_launcher
+from fusion.train.trackers import check_trackers
 from fusion.zoo.rules import check_parent
 
 
@@ -98,6 +99,7 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
     if ranks == recipe.hardware.ranks:
         check_memory(recipe, parameters(recipe.parent))
     check_devices(recipe, ranks)
+    check_trackers(recipe)
     if recipe.hardware.device == "cpu" and shutil.which("g++") is None:
         raise TrainingError("DeepSpeed compiles its CPU communication at first use and needs g++, which is not on PATH")
 

@@ -1,4 +1,4 @@
-"""What a training stage writes while it runs: a progress bar, a JSON-lines log with times, a loss curve without."""
+"""What a training stage writes while it runs: progress, a JSON-lines log with times, a loss curve without, trackers."""
 
 import csv
 import json
@@ -8,7 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from fusion.progress import Progress, duration
+from fusion.train.recipe import Recipe
+from fusion.train.sources import SourceLosses, SourceSums
+from fusion.train.speed import Speed, devices_rate, told
+from fusion.train.step import StepOutcome
+from fusion.train.trackers import Trackers
 
 CURVE_COLUMNS = (
     "step", "epoch", "loss", "cross_entropy", "text_mapping", "image_mapping", "learning_rate", "vision_learning_rate",
@@ -19,49 +24,90 @@ CURVE = "loss.csv"
 
 
 class TrainingLog:
-    """Written by rank 0 only. The curve is deterministic and becomes a DVC plot; `log` carries times and rates.
+    """Written by rank 0 only. The curve is deterministic and becomes a DVC plot; `recipe.log` carries times and rates.
 
-    A stage that continues after `first_step` steps takes their rows from `curve`, which its checkpoint holds.
+    A stage that continues after `first_step` steps takes what came before from the folder of its `checkpoint`.
     """
 
-    def __init__(self, log: Path, label: str, steps: int, first_step: int, curve: Path | None) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._rows = [] if curve is None else _rows_before(curve, first_step)
-        self._log = log.open("a" if first_step else "w", encoding="utf-8")
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=steps, initial=first_step, desc=label, unit="step", mininterval=0.5 if terminal else 15.0,
-            ascii=not terminal, miniters=1, dynamic_ncols=terminal, ncols=None if terminal else 110,
-        )  # fmt: skip
-        self._last = time.monotonic()
+    def __init__(
+        self,
+        recipe: Recipe,
+        sources: list[tuple[str, str]],
+        steps: int,
+        first_step: int,
+        checkpoint: Path | None,
+    ) -> None:
+        recipe.log.parent.mkdir(parents=True, exist_ok=True)
+        self._label, self._steps, self._every = f"{recipe.variant} {recipe.stage}", steps, recipe.tracking.every_steps
+        self._rows = [] if checkpoint is None else _rows_before(checkpoint / CURVE, first_step)
+        self._sources = SourceLosses(sources, steps) if checkpoint is None else SourceLosses.load(checkpoint)
+        self._lately = SourceSums.none(len(sources))
+        self._log = recipe.log.open("a" if first_step else "w", encoding="utf-8")
+        self._trackers = Trackers(recipe, first_step)
+        rate = devices_rate(recipe)
+        self._progress = Progress(self._label, "steps", steps, first_step)
+        self._speed = Speed(rate)
         self._lock = threading.Lock()
+        self.event(
+            "start",
+            recipe=recipe.as_dict(),
+            steps=steps,
+            first_step=first_step,
+            ranks=recipe.hardware.ranks,
+            flops_a_second_of_devices=rate,
+        )
 
     def event(self, kind: str, **values: Any) -> None:
         """One line that is not a step: the start, a checkpoint, the end."""
         self._write({"event": kind, **values})
 
-    def step(self, values: dict[str, float], samples: int, tokens: int) -> None:
+    def step(self, values: dict[str, float], outcome: StepOutcome, samples: int, tokens: int) -> None:
         """One optimiser step; `values` has the columns of the curve."""
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
+        step = int(values["step"])
+        seconds = self._speed.step(samples, tokens, outcome.flops)
         self._rows.append({name: _short(values[name]) for name in CURVE_COLUMNS})
-        self._write({**values, "samples": samples, "tokens": tokens, "seconds": round(seconds, 4)})
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, {samples / max(seconds, 1e-9):.0f} samples/s", refresh=False
+        self._sources.add(step, outcome.sources)
+        self._lately += outcome.sources
+        self._write(
+            {**values, "samples": samples, "tokens": tokens, "flops": outcome.flops, "seconds": round(seconds, 4)}
         )
-        self._bar.update()
+        rates = self._speed.lately()
+        self._progress.note = f"loss {values['loss']:.3f}, {told(rates)}"
+        self._progress.advance(1)
+        if step % self._every == 0 or step == self._steps:
+            self._tell(step, values, rates)
 
-    def save_curve(self, path: Path) -> None:
-        """Writes the curve so far."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
+    def _tell(self, step: int, values: dict[str, float], rates: dict[str, float]) -> None:
+        """What is told every few steps: rates, and the loss by source since the last time."""
+        means = self._sources.means(self._lately)
+        self._lately = SourceSums.none(len(self._sources.sources))
+        self.event("rates", step=step, **{name: float(_short(rate)) for name, rate in rates.items()}, **means)
+        scalars = {f"training/{name}": values[name] for name in CURVE_COLUMNS[2:]}
+        scalars |= {f"speed/{name}": rate for name, rate in rates.items()}
+        scalars |= {f"loss_{kind}/{name}": loss for kind, losses in means.items() for name, loss in losses.items()}
+        self._trackers.log(step, scalars)
+
+    def save(self, folder: Path) -> None:
+        """Writes the curve and the losses by source so far into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._sources.save(folder)
+        with (folder / CURVE).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, CURVE_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
 
     def close(self) -> None:
-        """Ends the bar and the log."""
-        self._bar.close()
+        """Ends progress, log and trackers, and tells the stage's losses by source."""
+        rates = self._speed.in_all()
+        self.event("end", **{name: float(_short(value)) for name, value in rates.items()})
+        self._progress.__exit__()
+        print(
+            f"{self._label}: {self._steps:,} steps, the last ones in {duration(rates['seconds'])}: {told(rates)}\n"
+            f"{self._sources.table()}",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._trackers.close()
         self._log.close()
 
     def _write(self, values: dict[str, Any]) -> None:

@@ -21,11 +21,13 @@ from fusion.train.engine import make_engine, set_learning_rates
 from fusion.train.errors import Preempted
 from fusion.train.guards import LossWatch, stop
 from fusion.train.log import CURVE, TrainingLog
+from fusion.train.metrics import write_metrics
 from fusion.train.processes import join_group
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.resume import Beginning, find_beginning, load_state
 from fusion.train.room import check_disk, explained
 from fusion.train.saver import StateSaver
+from fusion.train.sources import SOURCE_CURVE, SourceLosses
 from fusion.train.state import ResumableState
 from fusion.train.step import train_step
 from fusion.train.watch import StopRequest, Watch
@@ -75,14 +77,14 @@ def run(
     beginning: Beginning,
 ) -> None:
     """All optimiser steps that are left."""
-    first, steps = beginning.steps, batches.order.steps
+    first, steps, sources = beginning.steps, batches.order.steps, batches.manifest.number_of_sources
+    trained_parts = list(recipe.settings.trained_parts or [])
     parameters = sum(parameter.numel() for parameter in engine.module.parameters())
     log = None
     if dist.get_rank() == 0:
         check_disk(recipe, parameters, state.folder)
-        rows = state.folder / state.tag(first) / CURVE if first else None
-        log = TrainingLog(recipe.log, f"{recipe.variant} {recipe.stage}", steps, first, rows)
-        log.event("start", recipe=recipe.as_dict(), steps=steps, first_step=first, ranks=dist.get_world_size())
+        checkpoint = state.folder / state.tag(first) if first else None
+        log = TrainingLog(recipe, batches.manifest.sources(), steps, first, checkpoint)
     saver = StateSaver(engine, state, log, beginning.layouts)
     losses_seen = LossWatch(recipe.guards.max_loss_ratio)
     following = batches(first, state.folder)
@@ -93,15 +95,14 @@ def run(
         watch.now(f"computing step {done}, or waiting for other ranks in it")
         rates = set_learning_rates(engine, recipe, step, steps)
         torch.manual_seed(recipe.random_seed(step, dist.get_rank()))
-        losses = train_step(engine, batch, recipe.num_latents(step))
-        fault = losses_seen.fault(losses)
+        outcome = train_step(engine, batch, recipe.num_latents(step), sources, trained_parts)
+        fault = losses_seen.fault(outcome.losses)
         if fault is not None:
             saver.finish()
             raise stop(fault, done, batches.origins(step), recipe.log.with_suffix(f".step-{done}.jsonl"))
         if log:
-            log.step(
-                {"step": done, "epoch": batches.order.epoch_of(step), **losses, **rates}, batch.samples, batch.tokens
-            )
+            values = {"step": done, "epoch": batches.order.epoch_of(step), **outcome.losses, **rates}
+            log.step(values, outcome, batch.samples, batch.tokens)
         asked = on_any_rank(stopping.received, engine.device)
         if done < steps and (asked or done % (recipe.settings.save_every_steps or steps) == 0):
             watch.now(f"saving the state after step {done}, or waiting for other ranks in it")
@@ -111,8 +112,7 @@ def run(
             raise Preempted(f"asked to stop: the state after step {done} of {steps} is saved")
     saver.finish()
     if log:
-        log.save_curve(state.folder / CURVE)
-        log.event("end")
+        log.save(state.folder)
         log.close()
 
 
@@ -144,7 +144,10 @@ def finish(
         recipe.results.mkdir(parents=True, exist_ok=True)
         # DVC empties outputs before a stage runs again; so the curve grows beside the resumable state.
         shutil.copy(state.folder / CURVE, recipe.results / CURVE)
-        write_summary(recipe, engine, batches, unread_samples(state.folder), beginning.layouts)
+        by_source = SourceLosses.load(state.folder)
+        by_source.write_curve(recipe.results / SOURCE_CURVE)
+        write_metrics(recipe.results, recipe.results / CURVE, by_source)
+        write_summary(recipe, engine, batches, by_source, unread_samples(state.folder), beginning.layouts)
         state.delete()
     dist.barrier()
     dist.destroy_process_group()
@@ -154,6 +157,7 @@ def write_summary(
     recipe: Recipe,
     engine: Any,
     batches: RankBatches,
+    by_source: SourceLosses,
     unread: list[dict[str, Any]],
     layouts: list[dict[str, Any]],
 ) -> None:
@@ -183,6 +187,7 @@ def write_summary(
         "parameters": sum(parameter.numel() for parameter in engine.module.parameters()),
         "ranks": recipe.hardware.ranks,
         "settings": recipe.settings.model_dump(),
+        "cross_entropy": by_source.summary(),
         "final_loss": float(last["loss"]),
         "final_cross_entropy": float(last["cross_entropy"]),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fusion.hashing import file_sha256, json_sha256
-from fusion.settings import STAGES, Guards, Hardware, Loading, Model, Settings, Stage, StageSettings
+from fusion.settings import STAGES, Guards, Hardware, Loading, Model, Settings, Stage, StageSettings, Tracking
 
 _CODE = ("fusion/model", "fusion/train", "fusion/data/stream")
 _MAY_DIFFER = {"zero_stage", "save_every_steps", "keep_checkpoints"}
@@ -32,6 +32,8 @@ class Recipe:
     guards: Guards
     loading: Loading
     """How samples are read. It decides no result and is no part of the identity."""
+    tracking: Tracking
+    """How it is followed; the same is true of it."""
     root: Path
 
     @property
@@ -119,6 +121,7 @@ class Recipe:
         values["hardware"] = self.hardware.model_dump()
         values["guards"] = self.guards.model_dump()
         values["loading"] = self.loading.model_dump()
+        values["tracking"] = self.tracking.model_dump()
         values["root"] = "."
         return values
 
@@ -139,6 +142,7 @@ def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Pat
         hardware=settings.hardware(variant),
         guards=settings.guards,
         loading=settings.data.loading,
+        tracking=settings.tracking,
         root=root,
     )
 

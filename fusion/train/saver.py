@@ -6,7 +6,7 @@ from typing import Any
 import torch.distributed as dist
 
 from fusion.train.errors import NoRoom
-from fusion.train.log import CURVE, TrainingLog
+from fusion.train.log import TrainingLog
 from fusion.train.room import is_full
 from fusion.train.state import ResumableState
 
@@ -35,7 +35,7 @@ class StateSaver:
         try:
             self._engine.save_checkpoint(str(self._state.folder), tag=partial, save_latest=False)
             if self._log:
-                self._log.save_curve(self._state.folder / partial / CURVE)
+                self._log.save(self._state.folder / partial)
         except (OSError, RuntimeError) as error:
             self._explain(error)
             raise

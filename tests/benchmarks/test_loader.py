@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import chaos_stream, loader, packing
+from benchmarks import chaos_stream, loader, packing, waits
 from benchmarks.manifests import DATASET
 from fusion.train.batches import RankBatches
 
@@ -35,11 +35,21 @@ def test_the_plain_way_makes_the_pictures_that_the_loader_makes(folder: Path) ->
     assert float((plain - ours).abs().mean()) < 0.02
 
 
-def test_a_core_and_the_waiting_are_measured(folder: Path) -> None:
+def test_a_core_is_measured(folder: Path) -> None:
     report = loader.pictures_a_second(folder, 8, 1)
     assert min(report["pictures_a_second"].values()) > 0 and report["loader_over_plain"] > 0
-    waited = loader.waiting(folder, 1, 0, 0.1)
-    assert 0 <= waited["share_waited"] <= 1 and waited["pictures_a_second_asked_for"] > 0
+
+
+def test_waiting_is_measured_against_the_planned_time_of_a_step(folder: Path) -> None:
+    planned = waits.plan_of(folder, 0.4)
+    assert planned.model.target.gpus == 32 and planned.model.traffic.source == "counted in its manifest"
+    report = waits.measure(folder, planned, 1, 0, 0.1)
+    assert 0 <= report["share_waited"] <= 1 and report["pictures_a_second"] > 0
+    # The steps that are read have the samples that the plan was made for, but for the latents that a step draws.
+    ratio = report["planned_seconds_of_these_steps"] / report["planned_seconds_of_an_average_step"]
+    assert 0.7 < ratio < 1.4, "within what one step differs from the mean by"
+    faster = waits.plan_of(folder, 0.8)
+    assert faster.advised.compute_seconds == pytest.approx(planned.advised.compute_seconds / 2)
 
 
 def test_opening_is_measured_in_a_fresh_process(folder: Path) -> None:

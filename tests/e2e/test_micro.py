@@ -75,7 +75,9 @@ def test_only_stage_2_and_what_follows_run_for_its_learning_rate(built: Project)
     lock = built.lock()
     params = (built.root / "params.yaml").read_text(encoding="utf-8")
     built.set("variants.micro.stages.stage2.learning_rate", 3.0e-3)
-    assert executed(built.repro()) == ["settings", "train_stage2@micro", "evaluate@micro", "package@micro"]
+    assert executed(built.repro()) == [
+        "settings", "train_stage2@micro", "curves@micro", "evaluate@micro", "package@micro",
+    ]  # fmt: skip
     (built.root / "params.yaml").write_text(params, encoding="utf-8")
     assert executed(built.repro()) in ([], ["settings"]), "going back takes everything from the cache"
     assert built.lock() == lock

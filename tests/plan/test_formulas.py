@@ -14,7 +14,6 @@ from benchmarks.plan_check import (
     compare_activations,
     compare_flops,
     compare_states,
-    load_of,
     models,
 )
 from fusion.model.modeling import FusionForConditionalGeneration
@@ -22,6 +21,7 @@ from fusion.plan import kept
 from fusion.plan.activations import activations
 from fusion.plan.architecture import count_parameters, model_config
 from fusion.plan.flops import executed_flops, forward_work, model_flops
+from fusion.plan.load import Load
 from fusion.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def test_flops_and_kept_bytes_are_those_counted(case: Case, dtype: torch.dtype) 
 def test_a_tensor_that_is_made_again_is_one_word_in_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["phi3"]
     config = case.config()
-    load = load_of(case.batch(), config, case.num_latents)
+    load = Load.of_batch(case.batch(), config, case.num_latents)
 
     def kept_bytes() -> float:
         return activations(config, load, 4, checkpointing=False, fused=False).kept
@@ -59,7 +59,7 @@ def test_a_tensor_that_is_made_again_is_one_word_in_a_set(monkeypatch: pytest.Mo
 def test_names_of_what_is_made_again_are_those_of_tensors() -> None:
     case = CASES["phi3"]
     config = case.config()
-    load = load_of(case.batch(), config, case.num_latents)
+    load = Load.of_batch(case.batch(), config, case.num_latents)
     layers = (kept.tower_layers, kept.decoder_layers, kept.interaction_layers)
     names = [tensor.name for tensors in layers for tensor in tensors(config, load, 4, False)]
     names += [tensor.name for tensor in kept.around(config, load, 4)]
@@ -70,7 +70,7 @@ def test_names_of_what_is_made_again_are_those_of_tensors() -> None:
 def test_frozen_parts_cost_no_gradients_of_weights() -> None:
     case = CASES["phi3"]
     config = case.config()
-    work = forward_work(config, load_of(case.batch(), config, case.num_latents))
+    work = forward_work(config, Load.of_batch(case.batch(), config, case.num_latents))
     everything, frozen = (model_flops(work, parts) for parts in (EVERYTHING, ["language", "projectors", "interaction"]))
     assert everything["tower"] == pytest.approx(3 * work["tower"].forward - work["tower"].first)
     assert frozen["tower"] < everything["tower"]

@@ -234,11 +234,21 @@ def write_training(root: Path, settings: Settings, steps: int) -> None:
                 entropy = low + (top - low) * math.exp(-5.0 * step / steps) + rng.gauss(0, 0.05 * top * 0.4)
                 mapping = 0.05 + 0.15 * math.exp(-3.0 * step / steps)
                 writer.writerow([step, 0, entropy + mapping, entropy, 0.5, 0.5, 1e-3, 1e-3])
+        by_source = {}
+        with (folder / "loss_by_source.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "category", "source", "loss", "tokens", "samples"])
+            for number, (source, (category, *_)) in enumerate(SOURCES[f"tiny-{stage}"].items()):
+                for step in range(1, steps + 1):
+                    loss = low + number * 0.3 + (top - low) * math.exp(-5.0 * step / steps)
+                    writer.writerow([step, category, source, loss, 400 * (number + 1), 16])
+                totals = {"loss": low + 0.5, "tokens": 400 * steps, "samples": 16 * steps}
+                by_source[source] = {**totals, "loss_at_the_end": low + number * 0.3}
         chosen = settings.stage("tiny", stage)  # type: ignore[arg-type]
         summary = {
             "variant": "tiny", "stage": stage, "dataset": f"tiny-{stage}", "samples": 5000, "samples_per_epoch": 5000,
             "epochs": chosen.epochs, "steps": steps, "parameters": 2_345_678, "ranks": 2, "final_loss": low + 0.05,
-            "final_cross_entropy": low, "settings": chosen.model_dump(),
+            "final_cross_entropy": low, "cross_entropy": {"by_source": by_source}, "settings": chosen.model_dump(),
         }  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(summary))
 

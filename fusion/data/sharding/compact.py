@@ -260,3 +260,15 @@ def _remove_unused(root: Path, dataset: str, source: str) -> None:
     for path in sorted((root / "data/shards" / dataset / source).glob("*.tar")):
         if path.relative_to(root).as_posix() not in used:
             path.unlink()
+
+
+def tell_compacted(settings: Settings, catalog: Catalog, dataset: str) -> str:
+    """Compacts a data set, and says what was rewritten and how to record it."""
+    names = compact_dataset(settings, catalog, dataset)
+    if not names:
+        return f"nothing to do: every sample in the shards of {dataset} is in its manifest"
+    stages = [*(f"shard@{dataset}-{name}" for name in names), f"curate@{dataset}"]
+    return (
+        f"rewritten: {', '.join(names)}. To record it, and for all that follows from the new manifest:\n"
+        f"  dvc commit -f {' '.join(stages)} && dvc repro"
+    )

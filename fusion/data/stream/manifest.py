@@ -91,6 +91,27 @@ class Manifest:
             # Mapped anew for each piece, so that pages that were read do not count as memory of this process.
             yield self._mapped()[first : first + _PIECE]
 
+    def source_numbers(self, indices: Sequence[int]) -> Rows:
+        """int64 [n]: which of `sources` the samples at some rows of the table belong to."""
+        found: Rows = self.rows(np.asarray(indices, dtype=np.int64))["source"].astype(np.int64)
+        return found
+
+    @property
+    def number_of_sources(self) -> int:
+        """How many sources have kept samples."""
+        return len(self._names["source"])
+
+    def sources(self) -> list[tuple[str, str]]:
+        """Name and category of every source, in the order of their numbers; reads two columns of the manifest."""
+        categories: dict[str, str] = {}
+        columns = ["source", "category"]
+        with readable(self._path, _MADE_BY):
+            file = pq.ParquetFile(self._path, read_dictionary=columns, buffer_size=1 << 16, pre_buffer=False)
+            for batch in file.iter_batches(_BATCH, columns=columns, use_threads=False):
+                pairs = pa.Table.from_batches([batch]).group_by(columns).aggregate([])
+                categories |= {row["source"]: row["category"] for row in pairs.to_pylist()}
+        return [(name, categories[name]) for name in self._names["source"]]
+
     def _mapped(self) -> Table:
         return np.memmap(self._file, ROW, "r", shape=(self._count,))
 
