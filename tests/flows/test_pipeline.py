@@ -11,8 +11,8 @@ from tests.flows.flow_project import HERE, environment, make_project, repro
 
 
 @pytest.fixture
-def flow():
-    """The flow's command line, in this process: Prefect's server starts once for all tests."""
+def flow(server):
+    """The flow's command line, in this process: one server for all tests."""
     from flows.pipeline import main
 
     return main
