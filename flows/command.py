@@ -22,6 +22,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 KEPT_LINES = 200
 
 ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception)|error|Error|ERROR)\b\s*:\s*\S")
+EXITED = re.compile(r"^ERROR: failed to reproduce .*exited with (-?\d+)")
 DVC_LINES = ("ERROR: failed to reproduce", "Running stage", "> ")
 
 
@@ -33,13 +34,23 @@ class Outcome:
     lines: list[str] = field(default_factory=list)
     """The last lines that it wrote."""
 
+    def stage_code(self) -> int | None:
+        """The exit code of the stage itself as DVC tells it, negative for a signal; None where DVC says nothing."""
+        codes = [int(match[1]) for line in self.lines if (match := EXITED.match(line))]
+        return codes[-1] if codes else None
+
     def reason(self) -> str:
-        """The line that tells why it failed: its last error line, or else its last line, DVC's own not counted."""
+        """Why it failed: the signal that killed it, else its last error line, else its last line, DVC's not counted."""
         own = [line for line in self.lines if not line.startswith(DVC_LINES)]
+        code = self.stage_code()
+        if code is not None and (code < 0 or code > 128):
+            number = -code if code < 0 else code - 128
+            memory = " (mostly the machine's memory running out)" if number == 9 else ""
+            return f"killed by signal {number}{memory}; its last line: {own[-1] if own else 'none'}"
         errors = [line for line in own if ERROR_LINE.match(line)]
         if errors:
             return errors[-1]
-        return own[-1] if own else f"ended with exit code {self.code} and said nothing"
+        return own[-1] if own else f"ended with exit code {self.code if code is None else code} and said nothing"
 
 
 def secrets_of(environment: Mapping[str, str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Work pools, limits and deployments on a server, and the end of runs that died while no server was there."""
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,10 +12,10 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 
 from flows.errors import FlowError
-from flows.limits import crash, create_limits, unfinished_runs
+from flows.limits import create_limits, mark_dead_runs, unfinished_runs
 from flows.lock import worktree_lock
 from flows.supervisor import processes_with
-from flows.sweep import sweep
+from flows.sweep import Swept, sweep
 
 POOLS: dict[str, int | None] = {"fusion": None, "fusion-gpu": 1}
 """Work pool -> how many runs at a time; None: as many as there are. `fusion-gpu` is for machines with a GPU."""
@@ -50,17 +51,13 @@ def clear_dead_runs(root: Path) -> list[str]:
 
     For a server whose workers all run on this machine: a process elsewhere cannot be seen from here.
     """
-    told = []
-    try:
-        with worktree_lock(root, "sweep"):
-            swept = sweep(root)
-            told += [f"run {run} had died" for run in swept.runs] + swept.mended
-    except FlowError:
-        pass  # A run holds it, and has swept it.
-    dead = [
-        run
+    swept = Swept([], 0, [])
+    with contextlib.suppress(FlowError), worktree_lock(root, "sweep"):  # A run that holds it has swept it.
+        swept = sweep(root)
+    told = [f"run {run} had died" for run in swept.runs] + swept.mended
+    gone = [
+        str(run.id)
         for run in unfinished_runs()
         if run.work_pool_name in POOLS and not processes_with(RUN_OF_A_WORKER, str(run.id))
     ]
-    crash(dead)
-    return told + [f"run {run.name} was still shown as {run.state_name}: now Crashed" for run in dead]
+    return told + mark_dead_runs([*swept.runs, *gone])

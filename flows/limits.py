@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterable
 from uuid import UUID
 
-from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -30,15 +29,17 @@ def create_limits() -> None:
                     client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
 
 
-def mark_dead_runs(run_ids: Iterable[str]) -> None:
-    """Gives runs whose process died the state Crashed, if the server still takes them for running."""
+def mark_dead_runs(run_ids: Iterable[str]) -> list[str]:
+    """Gives runs whose process died the state Crashed, if the server still takes them for running; says which."""
+    told = []
     with _client() as client:
         for run_id in run_ids:
             with contextlib.suppress(ObjectNotFound, ValueError):  # It ran on another server, or its database is gone.
                 run = client.read_flow_run(UUID(run_id))
-                if _open(run):
+                if run.state is not None and not run.state.is_final():
                     client.set_flow_run_state(run.id, Crashed(message=DIED), force=True)
-                    get_run_logger().warning("run %s was still shown as %s: now Crashed", run.name, run.state_name)
+                    told.append(f"run {run.name} was still shown as {run.state_name}: now Crashed")
+    return told
 
 
 def unfinished_runs() -> list[FlowRun]:
@@ -46,17 +47,6 @@ def unfinished_runs() -> list[FlowRun]:
     kinds = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
     with _client() as client:
         return client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=kinds)))
-
-
-def crash(runs: Iterable[FlowRun]) -> None:
-    """Gives these runs the state Crashed."""
-    with _client() as client:
-        for run in runs:
-            client.set_flow_run_state(run.id, Crashed(message=DIED), force=True)
-
-
-def _open(run: FlowRun) -> bool:
-    return run.state is not None and not run.state.is_final()
 
 
 def _client() -> SyncPrefectClient:

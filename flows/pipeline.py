@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--target", action="append", default=[], metavar="STAGE", help="only this stage and what it needs"
     )
+    parser.add_argument("--only", metavar="STAGE", help="this stage alone; what it needs has to be up to date")
     parser.add_argument("--force", action="store_true", help="run stages that did not change, too")
     parser.add_argument("--dry-run", action="store_true", help="say what would start, and why")
     parser.add_argument("--wait", action="store_true", help="wait when another flow is running in this working tree")
@@ -51,8 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     root = Path(".")
     part = None if options.flow == "pipeline" else options.flow
     selection = Selection(
-        part, tuple(options.variant), options.from_kind, options.until_kind, tuple(options.target)
-    )  # fmt: skip
+        part, tuple(options.variant), options.from_kind, options.until_kind, tuple(options.target), options.only
+    )
     try:
         if options.dry_run:
             show_plan(selection, options.force, root)
@@ -74,11 +75,21 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> Any:
     from flows.parts import FLOWS as ALL  # Prefect reads its settings at import: the server's address has to be there.
 
+    when_busy = "wait" if options.wait else "refuse"
+    if options.only:
+        return ALL["stage"](name=options.only, force=options.force, when_busy=when_busy, return_state=True)
     return ALL[options.flow](
-        variants=options.variant, from_stage=options.from_kind, until_stage=options.until_kind, targets=options.target,
-        force=options.force, push=options.push, publish=options.publish,
-        when_busy="wait" if options.wait else "refuse", parallel=options.parallel, return_state=True,
-    )  # fmt: skip
+        variants=options.variant,
+        from_stage=options.from_kind,
+        until_stage=options.until_kind,
+        targets=options.target,
+        force=options.force,
+        push=options.push,
+        publish=options.publish,
+        when_busy=when_busy,
+        parallel=options.parallel,
+        return_state=True,
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +19,11 @@ NOT_FOR_STAGES = ("PREFECT_SERVER_API_AUTH_STRING", "FUSION_UI_AUTH", "PREFECT__
 """The server's own secret, and what identifies a flow run's process. The client's settings stay: curation on Dask or
 Ray shows its parts on the same server."""
 
+
+BUSY = re.compile(r"is busy, it is being blocked by|[Uu]nable to acquire lock|RWLock-file .*corrupted")
+"""What DVC says when another DVC has what it needs; `--wait-for-lock` waits for one of its locks only."""
+RETRIES = 3
+RETRY_SECONDS = float(os.environ.get("FUSION_RETRY_SECONDS", "15"))
 
 TRIES = 20
 """How often dvc.lock is read again, each tenth of a second, before it is taken for broken."""
@@ -41,11 +47,20 @@ def stage_environment(root: Path) -> dict[str, str]:
 def changes(root: Path) -> dict[str, str]:
     """Stage -> what changed about it, for all stages that DVC would not leave alone. Asks DVC once."""
     command = dvc_command("--wait-for-lock", "status", "--json")
-    run = subprocess.run(command, cwd=root, env=stage_environment(root), capture_output=True, text=True)
+    for tries_left in range(RETRIES, -1, -1):
+        run = subprocess.run(command, cwd=root, env=stage_environment(root), capture_output=True, text=True)
+        if not (run.returncode and tries_left and BUSY.search(run.stderr)):
+            break
+        time.sleep(RETRY_SECONDS)
     if run.returncode:
-        raise FlowError(f"dvc status failed: {_last_line(run.stderr) or _last_line(run.stdout)}")
+        raise FlowError(f"dvc status failed: {_last_error(run.stderr) or _last_line(run.stdout)}")
     status: dict[str, list[Any]] = json.loads(run.stdout or "{}")
     return {name: _reason(entries) for name, entries in status.items()}
+
+
+def _last_error(text: str) -> str:
+    errors = [line for line in text.splitlines() if line.startswith("ERROR")]
+    return errors[-1] if errors else _last_line(text)
 
 
 def _last_line(text: str) -> str:

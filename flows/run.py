@@ -76,7 +76,8 @@ def clear_leftovers(root: Path, run_id: str) -> None:
         told.append(f"{swept.processes} of its processes were still there and were ended")
     if told or swept.mended:
         get_run_logger().warning("cleared: %s", "; ".join([*told, *swept.mended]))
-    mark_dead_runs(swept.runs)
+    for sentence in mark_dead_runs(swept.runs):
+        get_run_logger().warning("%s", sentence)
 
 
 @dataclass

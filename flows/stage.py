@@ -1,7 +1,6 @@
 """The task of one stage: `dvc repro --single-item` under the supervisor, its lines and its progress on the page."""
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.command import Outcome, run_command, stage_command
 from flows.lock import RUN_ID
 from flows.page import publish_artifacts
-from flows.plan import stage_environment
+from flows.plan import BUSY, RETRIES, RETRY_SECONDS, stage_environment
 from flows.progress import ProgressWriter, Reached
 from flows.selection import Kind, kind_of, read_kinds
 from flows.stopping import Stop, stop_of
@@ -31,15 +30,11 @@ SLOT_WAIT_SECONDS = 5
 LEASE_SECONDS = 60
 """So long a slot stays taken after its holder was killed."""
 
-RETRIES = 3
-RETRY_SECONDS = float(os.environ.get("FUSION_RETRY_SECONDS", "15"))
 TRANSIENT = "Transient"
 """The name of a failed state after which the stage is tried again."""
 
 IDLE_LINES = ("Use `dvc push`", "Data and pipelines are up to date", "To track the changes with git", "To enable auto")
 """What DVC says to a person at a keyboard; here it would stand after every stage."""
-BUSY = re.compile(r"is busy, it is being blocked by|[Uu]nable to acquire lock|RWLock-file .*corrupted")
-EXITED = re.compile(r"^ERROR: failed to reproduce .*exited with (-?\d+)")
 
 
 def may_try_again(task: Any, task_run: Any, state: State) -> bool:
@@ -87,8 +82,7 @@ def stage_task(stage: Stage) -> Any:
 
 def transient(outcome: Outcome, kind: Kind) -> bool:
     """Whether another try may help: a lock was busy, or the stage ended with a code that dvc.yaml declares for that."""
-    codes = [int(match[1]) for line in outcome.lines if (match := EXITED.match(line))]
-    return any(code in kind.retry_exit_codes for code in codes) or any(BUSY.search(line) for line in outcome.lines)
+    return outcome.stage_code() in kind.retry_exit_codes or any(BUSY.search(line) for line in outcome.lines)
 
 
 def _stopped(name: str, stop: Stop) -> State:

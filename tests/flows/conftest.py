@@ -1,4 +1,4 @@
-"""A throw-away project as the current folder, and one Prefect server for all tests, its home outside of any tree."""
+"""A throw-away project as the current folder, and one closed Prefect server for all tests."""
 
 import os
 from collections.abc import Iterator
@@ -8,24 +8,26 @@ import pytest
 
 from tests.flows.flow_project import HERE, make_project
 
+AUTH = "tester:not-a-real-secret"
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server. It ends with the tests, also when these are killed.
-
-    FUSION_TEST_SERVER names one that runs already: starting one takes longer than most of the tests.
-    """
+    """The address of a server that asks for FUSION_UI_AUTH. It ends with the tests, also when these are killed."""
     from flows.environment import prepare
     from flows.server import start_server
 
     before = dict(os.environ)
-    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    os.environ |= {
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "FUSION_UI_AUTH": AUTH,
+        "FUSION_RETRY_SECONDS": "3",
+    }
     prepare(HERE)
-    running = None if (url := os.environ.get("FUSION_TEST_SERVER")) else start_server(HERE, os.environ)
-    os.environ["PREFECT_API_URL"] = running.url if running else str(url)
-    yield os.environ["PREFECT_API_URL"]
-    if running:
-        running.end()
+    running = start_server(HERE, os.environ)
+    os.environ["PREFECT_API_URL"] = running.url
+    yield running.url
+    running.end()
     os.environ.clear()
     os.environ.update(before)
 

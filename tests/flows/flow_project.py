@@ -58,6 +58,10 @@ elif kind == "join":
         for share in (10, 55, 90):
             print(f"join letters: {share}.0%, {share} letters, 5/s, 3 s left", flush=True)
             time.sleep(0.05)
+    if mode == "hold":
+        Path("holding").touch()
+        while not Path("go").exists():
+            time.sleep(0.05)
     if mode == "hang":
         bare = {"PATH": os.environ["PATH"]}
         children = [
@@ -68,6 +72,10 @@ elif kind == "join":
         Path("pids.partial").rename("pids.txt")
         time.sleep(600)
     Path("made/joined.txt").write_text(Path("made/a.txt").read_text()[:1] + Path("made/b.txt").read_text()[:1])
+elif kind == "reader":
+    Path("reading").touch()
+    while not Path("go").exists():
+        time.sleep(0.05)
 else:
     Path("made/count.txt").write_text(str(len(Path("made/joined.txt").read_text())))
 """
