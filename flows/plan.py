@@ -20,6 +20,8 @@ NOT_FOR_STAGES = ("PREFECT_SERVER_API_AUTH_STRING", "FUSION_UI_AUTH", "PREFECT__
 Ray shows its parts on the same server."""
 
 
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 BUSY = re.compile(r"is busy, it is being blocked by|[Uu]nable to acquire lock|RWLock-file .*corrupted")
 """What DVC says when another DVC has what it needs; `--wait-for-lock` waits for one of its locks only."""
 RETRIES = 3
@@ -83,10 +85,9 @@ def _reason(entries: list[Any]) -> str:
 def read_lock(root: Path) -> dict[str, Any]:
     """The stages of dvc.lock; empty without the file. Read again while another stage's end is being written into it."""
     path = root / "dvc.lock"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for tries_left in range(TRIES, -1, -1):
         try:
-            document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+            document = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
             return dict((document or {}).get("stages") or {})
         except FileNotFoundError:
             return {}

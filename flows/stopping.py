@@ -5,6 +5,7 @@ person started in a terminal. So the run itself looks: at its own state on the s
 """
 
 import contextlib
+import contextvars
 import os
 import threading
 from collections.abc import Iterator
@@ -61,7 +62,8 @@ class Watch:
 
     def __enter__(self) -> Self:
         """Starts to look."""
-        threading.Thread(target=self._look, name="watch", daemon=True).start()
+        look = contextvars.copy_context().run  # With the settings of Prefect that the run has.
+        threading.Thread(target=look, args=(self._look,), name="watch", daemon=True).start()
         return self
 
     def __exit__(

@@ -17,6 +17,7 @@ import psutil
 import yaml
 
 from flows.lock import RUN_ID
+from flows.plan import YAML_LOADER
 from flows.supervisor import end_all, grace_seconds, processes_with
 from fusion.lineage.stages import Stage
 
@@ -154,7 +155,7 @@ def _mend_dvc_lock(root: Path) -> str:
 def _stages_of(path: Path) -> list[str] | None:
     """The names of the stages in a lock file; None when it is no whole lock file."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
         whole = all("cmd" in entry for entry in document["stages"].values())
         return list(document["stages"]) if whole and "schema" in document else None
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError):

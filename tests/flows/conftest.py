@@ -26,7 +26,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     prepare(HERE)
     running = start_server(HERE, os.environ)
     os.environ["PREFECT_API_URL"] = running.url
-    yield running.url
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    # Where prefect was imported before, by other tests, it has read its settings already.
+    with temporary_settings({PREFECT_API_URL: running.url, PREFECT_API_AUTH_STRING: AUTH}):
+        yield running.url
     running.end()
     os.environ.clear()
     os.environ.update(before)

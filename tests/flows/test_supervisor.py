@@ -86,7 +86,7 @@ def test_lines_come_as_they_are_written_and_secrets_never(tmp_path):
         "sys.stderr.write('\\r 10%|#  | 1/10 [00:01<00:09]\\r 20%|## | 2/10 [00:02<00:08]'); sys.stderr.flush()\n"
         "open('written', 'w').close()\n"
         "while not os.path.exists('read'): time.sleep(0.02)\n"
-        "print('last'); sys.exit(4)\n"
+        "print('\\nlast'); sys.exit(4)\n"
     )
     seen: list[str] = []
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.errors import FlowError
@@ -79,11 +79,11 @@ def test_path_locks_of_a_living_dvc_stay(tmp_path):
         dvc.wait()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, len(LOCK_FILE)))
-def test_a_lock_file_that_was_cut_off_comes_back(tmp_path_factory, cut):
+def test_a_lock_file_that_was_cut_off_comes_back(tmp_path, cut):
     """DVC writes dvc.lock in place. Wherever a kill cuts it, all that the last stage knew is there again."""
-    root = tmp_path_factory.mktemp("tree")
+    root = tmp_path
     (root / "dvc.lock").write_text(LOCK_FILE)
     keep_good_lock(root)
     (root / "dvc.lock").write_text(LOCK_FILE[:cut])
@@ -109,9 +109,10 @@ def test_a_torn_lock_file_without_a_copy_is_removed(tmp_path):
     assert sweep(tmp_path).mended and not (tmp_path / "dvc.lock").exists()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.permutations(["one", "two@a", "three", "gone"]))
-def test_entries_come_into_dvcs_order_and_none_changes(tmp_path_factory, order):
-    root = tmp_path_factory.mktemp("tree")
+def test_entries_come_into_dvcs_order_and_none_changes(tmp_path, order):
+    root = tmp_path
     blocks = {name: f"  {name}:\n    cmd: make\n    params:\n      a.yaml:\n        b: {name}\n" for name in order}
     (root / "dvc.lock").write_text("schema: '2.0'\nstages:\n" + "".join(blocks[name] for name in order))
     order_lock(root, {name: Stage(name, "", (), (), {}) for name in ("one", "two@a", "three")})
