@@ -5,6 +5,7 @@ import re
 import selectors
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ SHORTEST_SECRET = 6
 LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 KEPT_LINES = 200
+LAST_READ_SECONDS = 2.0
+"""How long is read on when the supervisor is gone: a stage that it left behind may write for ever."""
 
 ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception)|error|Error|ERROR)\b\s*:\s*\S")
 EXITED = re.compile(r"^ERROR: failed to reproduce .*exited with (-?\d+)")
@@ -124,19 +127,22 @@ def run_command(
 def _read(
     process: subprocess.Popen[bytes], stream: IO[bytes], hand_on: Callable[[bytes], None], stopped: Callable[[], bool]
 ) -> None:
-    """Reads to the end of the stream, or until the supervisor is gone and what it wrote has been read."""
+    """Reads to the end of the stream, or until the supervisor is gone and what was written before has been read."""
     rest = b""
+    last_read = 0.0
     os.set_blocking(stream.fileno(), False)
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         while True:
             ended = process.poll() is not None
+            if ended and not last_read:
+                last_read = time.monotonic() + LAST_READ_SECONDS
             ready = bool(selector.select(0.0 if ended else 0.2))
             if stopped() and process.stdin is not None and not process.stdin.closed:
                 process.stdin.close()
+            if ended and (not ready or time.monotonic() > last_read):
+                break
             if not ready:
-                if ended:
-                    break
                 continue
             chunk = os.read(stream.fileno(), 65536)
             if not chunk:
