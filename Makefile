@@ -15,7 +15,7 @@ export GX_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 
-.PHONY: help env run test test-all ablation check format requirements clean
+.PHONY: help env run ui start test test-all ablation check format requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,12 @@ run: $(STAMP) ## Run the pipeline for the variants of params.yaml, then show the
 	@fusion settings --write
 	dvc repro
 	@fusion report
+
+ui: $(STAMP) ## Start the page with its server, workers and deployments (http://127.0.0.1:4200)
+	@python -m flows.ui $(UI)
+
+start: $(STAMP) ## Start a deployment on it: make start RUN=data/nightly [WITH="variants=[tiny]"]
+	@python -m flows.start $(RUN) $(WITH)
 
 test: $(STAMP) ## Pass the tests (<= 15 minutes on 2 cores)
 	python -m pytest tests

@@ -1,4 +1,4 @@
-"""One lock per working tree: two flows never write the same outputs, and a dead flow's leftovers are swept first.
+"""One lock per working tree: two flows never write the same outputs. The second waits or is refused.
 
 DVC's own locks do not do this: the repository's lock is free while a stage runs, and path locks refuse instead of wait.
 """
@@ -7,67 +7,70 @@ import contextlib
 import fcntl
 import json
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from flows.errors import FlowError
-from flows.supervisor import end_all, processes_with
 
 LOCK = "scratch/flow.lock"
 RUN_ID = "FUSION_FLOW_RUN_ID"
+WAIT_SECONDS = 0.5
+
+WhenBusy = Literal["wait", "refuse"]
+
+
+class Stopped(FlowError):
+    """The run was told to stop while it waited."""
 
 
 @contextlib.contextmanager
-def worktree_lock(root: Path, wait: bool = False) -> Iterator[None]:
-    """Holds the tree's lock; raises `FlowError` naming the holder when another flow has it and `wait` is False.
+def worktree_lock(
+    root: Path,
+    run_id: str,
+    when_busy: WhenBusy = "refuse",
+    stopped: Callable[[float], bool] = lambda seconds: False,
+    on_wait: Callable[[str], None] = lambda holder: None,
+) -> Iterator[None]:
+    """Holds the tree's lock for the run `run_id`, whose id stands in the file.
 
-    The kernel frees the lock when its holder dies, however it dies. The file keeps the last run's id, by which the next
-    holder finds processes that outlived it (everything was killed at once, supervisors too).
+    The kernel frees the lock when its holder dies, however it dies. `stopped(seconds)` waits and tells whether to give
+    up; `on_wait` is called once with the holder's name when there is one.
+
+    Raises:
+        FlowError: another flow has it and `when_busy` is `refuse`; names the holder.
+        Stopped: told to stop while waiting.
     """
     path = root / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        _acquire(file.fileno(), path, wait)
-        _sweep(_last_run(path), root)
+        told = False
+        while not _free(file.fileno()):
+            holder = _holder(path)
+            if when_busy == "refuse":
+                raise FlowError(
+                    f"another flow is running in this working tree ({holder}): wait for it to end, or start with --wait"
+                )
+            if not told:
+                on_wait(holder)
+                told = True
+            if stopped(WAIT_SECONDS):
+                raise Stopped(f"stopped while it waited for the working tree ({holder} has it)")
+        path.write_text(json.dumps({"pid": os.getpid(), "run": run_id}), encoding="utf-8")
         yield
 
 
-def note_run(root: Path, run_id: str) -> None:
-    """Writes the id of the run that now holds the lock into it."""
-    (root / LOCK).write_text(json.dumps({"pid": os.getpid(), "run": run_id}), encoding="utf-8")
+def _free(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def _acquire(descriptor: int, path: Path, wait: bool) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if not wait:
-                holder = _last_run(path)
-                raise FlowError(
-                    f"another flow is running in this working tree (process {holder.get('pid', '?')}, "
-                    f"run {holder.get('run', '?')}): wait for it to end, or start with --wait"
-                ) from None
-            time.sleep(0.5)
-
-
-def _last_run(path: Path) -> dict[str, object]:
+def _holder(path: Path) -> str:
     with contextlib.suppress(json.JSONDecodeError):
         holder = json.loads(path.read_text(encoding="utf-8") or "{}")
         if isinstance(holder, dict):
-            return holder
-    return {}
-
-
-def _sweep(last: dict[str, object], root: Path) -> None:
-    """Ends what a killed run left behind, and removes DVC's list of path locks if a crash cut it off."""
-    if isinstance(run := last.get("run"), str) and run:
-        end_all(lambda: processes_with(RUN_ID, run))
-    locks = root / ".dvc/tmp/rwlock"
-    if locks.is_file():
-        try:
-            json.loads(locks.read_text(encoding="utf-8"))
-        except ValueError:
-            locks.unlink()
+            return f"process {holder.get('pid', '?')}, run {holder.get('run', '?')}"
+    return "process ?, run ?"

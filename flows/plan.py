@@ -2,47 +2,67 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from flows.errors import FlowError
-from fusion.lineage.stages import Stage, ancestors_of, parents_of, producer_of, producers
+from fusion.lineage.stages import Stage, parents_of, producer_of, producers
+
+NOT_FOR_STAGES = ("PREFECT_SERVER_API_AUTH_STRING", "FUSION_UI_AUTH", "PREFECT__")
+"""The server's own secret, and what identifies a flow run's process. The client's settings stay: curation on Dask or
+Ray shows its parts on the same server."""
+
+
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+BUSY = re.compile(r"is busy, it is being blocked by|[Uu]nable to acquire lock|RWLock-file .*corrupted")
+"""What DVC says when another DVC has what it needs; `--wait-for-lock` waits for one of its locks only."""
+RETRIES = 3
+RETRY_SECONDS = float(os.environ.get("FUSION_RETRY_SECONDS", "15"))
+
+TRIES = 20
+"""How often dvc.lock is read again, each tenth of a second, before it is taken for broken."""
 
 
 def dvc_command(*arguments: str) -> list[str]:
-    """A DVC command line that waits for the repository's lock."""
+    """A DVC command line, run by this interpreter."""
     return [sys.executable, "-m", "dvc", *arguments]
 
 
 def stage_environment(root: Path) -> dict[str, str]:
     """The environment of DVC and the stages: this interpreter's commands first on the path, output not held back."""
     commands = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
-
-
-def select(stages: Mapping[str, Stage], targets: Iterable[str]) -> list[Stage]:
-    """The target stages and all they need, in DVC's order; all stages without a target."""
-    wanted = set()
-    for target in targets:
-        if target not in stages:
-            raise FlowError(f"dvc.yaml has no stage `{target}`; it has: {', '.join(stages)}")
-        wanted |= {target, *(stage.name for stage in ancestors_of(target, stages))}
-    return [stage for stage in stages.values() if not wanted or stage.name in wanted]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_STAGES)}
+    # The code that runs is that of the working tree `root`, wherever the flow itself was loaded from.
+    python_path = f"{root.resolve()}{os.pathsep}{kept.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    path = f"{commands}{os.pathsep}{kept.get('PATH', '')}"
+    return {**kept, "PATH": path, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
 
 
 def changes(root: Path) -> dict[str, str]:
     """Stage -> what changed about it, for all stages that DVC would not leave alone. Asks DVC once."""
     command = dvc_command("--wait-for-lock", "status", "--json")
-    run = subprocess.run(command, cwd=root, env=stage_environment(root), capture_output=True, text=True)
+    for tries_left in range(RETRIES, -1, -1):
+        run = subprocess.run(command, cwd=root, env=stage_environment(root), capture_output=True, text=True)
+        if not (run.returncode and tries_left and BUSY.search(run.stderr)):
+            break
+        time.sleep(RETRY_SECONDS)
     if run.returncode:
-        raise FlowError(f"dvc status failed: {_last_line(run.stderr) or _last_line(run.stdout)}")
+        raise FlowError(f"dvc status failed: {_last_error(run.stderr) or _last_line(run.stdout)}")
     status: dict[str, list[Any]] = json.loads(run.stdout or "{}")
     return {name: _reason(entries) for name, entries in status.items()}
+
+
+def _last_error(text: str) -> str:
+    errors = [line for line in text.splitlines() if line.startswith("ERROR")]
+    return errors[-1] if errors else _last_line(text)
 
 
 def _last_line(text: str) -> str:
@@ -63,12 +83,19 @@ def _reason(entries: list[Any]) -> str:
 
 
 def read_lock(root: Path) -> dict[str, Any]:
-    """The stages of dvc.lock; empty without the file."""
+    """The stages of dvc.lock; empty without the file. Read again while another stage's end is being written into it."""
     path = root / "dvc.lock"
-    if not path.is_file():
-        return {}
-    document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return dict((document or {}).get("stages") or {})
+    for tries_left in range(TRIES, -1, -1):
+        try:
+            document = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+            return dict((document or {}).get("stages") or {})
+        except FileNotFoundError:
+            return {}
+        except yaml.YAMLError as error:
+            if not tries_left:
+                raise FlowError(f"dvc.lock cannot be read: {str(error).splitlines()[0]}") from error
+            time.sleep(0.1)
+    raise AssertionError
 
 
 def outdated_by_parents(stage: Stage, stages: Mapping[str, Stage], executed: set[str], root: Path) -> str | None:

@@ -1,0 +1,97 @@
+"""The tasks that are no stages: the report and the scores after the stages, pushing, committing and publishing.
+
+They change no output of a stage, so DVC does not know them. Each is one command of the project, or one function of
+flows/, and is a task of its own so that the page shows it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Failed
+
+from flows.command import run_command
+from flows.lock import RUN_ID
+from flows.page import score_rows, show_reports, show_scores
+from flows.plan import stage_environment
+from flows.stopping import stop_of
+
+OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "log_prints": False}
+
+
+def _command(words: list[str], root: Path, run_id: str, show: bool = True) -> tuple[State, list[str]]:
+    """A command of the project under the supervisor, with its lines in the log; its state, and its lines."""
+    logger = get_run_logger()
+    stop = stop_of(run_id)
+    lines: list[str] = []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        if show:
+            logger.info("%s", line)
+
+    environment = {**stage_environment(root), RUN_ID: run_id}
+    outcome = run_command([sys.executable, "-m", *words], root, environment, on_line, stop.is_set)
+    name = " ".join(words)
+    if stop.is_set():
+        return Cancelled(message=f"{name}: {stop.reason}"), lines
+    if outcome.code:
+        return Failed(message=f"{name}: {outcome.reason()}"), lines
+    return Completed(message=f"{name}: done"), lines
+
+
+@task(name="report", task_run_name="report", **OPTIONS)
+def report(root: str, run_id: str, variants: list[str]) -> State:
+    """Writes the report of each packaged variant and puts links to them on the page."""
+    folder = Path(root)
+    state: State = Completed(message="nothing is packaged yet")
+    for variant in variants:
+        if (folder / "packages" / variant).is_dir():
+            state, _ = _command(["fusion.cli", "report", variant], folder, run_id)
+            if not state.is_completed():
+                return state
+    show_reports(folder, variants)
+    return state
+
+
+@task(name="scores", task_run_name="scores", **OPTIONS)
+def scores(root: str, run_id: str, variants: list[str]) -> State:
+    """Puts the scores on the page, beside those of the model zoo."""
+    folder = Path(root)
+    state, lines = _command(["fusion.cli", "zoo", "--json"], folder, run_id, show=False)
+    if state.is_completed():
+        show_scores(json.loads("\n".join(lines)), score_rows(folder, variants))
+    return state
+
+
+@task(name="push", task_run_name="push", **OPTIONS)
+def push(root: str, run_id: str) -> State:
+    """Pushes the data of this commit to the DVC remote (flows/results.py)."""
+    from flows.results import push as push_data
+
+    push_data(Path(root))
+    return Completed(message="push: done")
+
+
+@task(name="commit", task_run_name="commit", **OPTIONS)
+def commit(root: str, run_id: str) -> State:
+    """Commits dvc.lock and records/ on a branch of this run when they changed (flows/results.py)."""
+    from flows.results import commit as commit_results
+
+    branch = commit_results(Path(root), run_id)
+    return Completed(message=f"commit: {branch}" if branch else "commit: nothing changed")
+
+
+@task(name="publish", task_run_name="publish", **OPTIONS)
+def publish(root: str, run_id: str, variants: list[str]) -> State:
+    """Publishes each variant's package: `fusion publish VARIANT`."""
+    state: State = Completed(message="nothing to publish")
+    for variant in variants:
+        state, _ = _command(["fusion.cli", "publish", variant], Path(root), run_id)
+        if not state.is_completed():
+            return state
+    return state
