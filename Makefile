@@ -15,7 +15,7 @@ export GX_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 
-.PHONY: help env run test test-all check format requirements clean
+.PHONY: help env run restore test test-all check format requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ run: $(STAMP) ## Run the pipeline for the variants of params.yaml, then show the
 	@fusion settings --write
 	dvc repro
 	@fusion report
+
+restore: $(STAMP) ## Bring code, data and checkpoints of COMMIT=... back, verified ([TO=FOLDER] [REMOTE=NAME])
+	@test -n "$(COMMIT)" || { echo 'say which: make restore COMMIT=<hash, tag or branch>' >&2; exit 2; }
+	@fusion restore "$(COMMIT)" $(if $(TO),--to "$(TO)") $(if $(REMOTE),--remote "$(REMOTE)")
 
 test: $(STAMP) ## Pass the tests (<= 15 minutes on 2 cores)
 	python -m pytest tests
