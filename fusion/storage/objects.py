@@ -1,11 +1,11 @@
 """DVC's objects where they lie, the local cache or a remote: listing them with sizes and ages, and removing them."""
 
 import json
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from fusion.progress import Progress
@@ -36,15 +36,26 @@ class Place:
     def objects(self) -> dict[str, Object]:
         """All of them. What lies there and is no object of DVC is left out, and so never removed."""
         found = {}
-        files = self._database.fs
-        if not files.exists(self._database.path):
-            return {}
-        for path, facts in files.fs.find(self._database.path, detail=True).items():
-            *_, prefix, rest = path.rsplit("/", 2)
+        for one in _local(self._root) if self._is_local else self._elsewhere():
+            *_, prefix, rest = one.path.rsplit("/", 2)
             hash_ = prefix + rest
             if len(prefix) == 2 and len(hash_.removesuffix(DIRECTORY)) == 32 and _is_hex(hash_):
-                found[hash_] = Object(path, int(facts.get("size") or 0), _changed(facts, path, files))
+                found[hash_] = one
         return found
+
+    @property
+    def _root(self) -> str:
+        return str(self._database.path)
+
+    @property
+    def _is_local(self) -> bool:
+        return bool(self._database.fs.protocol == "local")
+
+    def _elsewhere(self) -> Iterator[Object]:
+        files = self._database.fs
+        if files.exists(self._root):
+            for path, facts in files.fs.find(self._root, detail=True).items():
+                yield Object(path, int(facts.get("size") or 0), _changed(facts))
 
     def listing(self, hash_: str) -> set[str] | None:
         """The hashes of the files of a folder; None when its listing is not here."""
@@ -74,11 +85,17 @@ def _is_hex(hash_: str) -> bool:
     return set(hash_.removesuffix(DIRECTORY)) <= set("0123456789abcdef")
 
 
-def _changed(facts: Mapping[str, Any], path: str, files: Any) -> float | None:
-    """When the object came there. A local file may be older than its place in the cache: its inode tells."""
-    if files.protocol == "local":
-        state = Path(path).lstat()
-        return max(state.st_mtime, state.st_ctime)
+def _local(root: str) -> Iterator[Object]:
+    """A file may be older than its place in the cache: then the inode tells when it came there."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            state = os.lstat(path)
+            yield Object(path, state.st_size, max(state.st_mtime, state.st_ctime))
+
+
+def _changed(facts: Mapping[str, Any]) -> float | None:
+    """When an object came there, by what its file system tells."""
     for name in TIMES:
         value = facts.get(name)
         if isinstance(value, datetime):

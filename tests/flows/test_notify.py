@@ -5,8 +5,8 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,30 +55,35 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
 
 def ended(message: str | None) -> tuple[Any, Any, Any]:
     """What Prefect hands to a hook."""
-    flow_run = SimpleNamespace(id="0b0a6a4e-0d0b-4a51-a5d7-2b3c4d5e6f70", name="quiet-otter")
-    return SimpleNamespace(name="pipeline"), flow_run, SimpleNamespace(name="Failed", message=message)
-
-
-def test_a_real_failed_flow_is_told_with_its_reason_and_page(listener, monkeypatch):
     from prefect import flow
+    from prefect.client.schemas.objects import FlowRun
     from prefect.states import Failed
+
+    def night() -> None: ...
+
+    return flow(night), FlowRun(flow_id=uuid.uuid4(), name="quiet-otter"), Failed(message=message)
+
+
+def test_the_reason_and_the_page_are_told_and_no_secret(listener, monkeypatch):
+    """That Prefect calls the hook of a run that fails is tested with a server, in test_postgres.py."""
+    from prefect.settings import PREFECT_UI_URL, temporary_settings
 
     from flows.notify import notify
 
     monkeypatch.setenv("HF_TOKEN", "hf_planted_secret_0123")
-
-    @flow(name="night", on_failure=[notify], on_completion=[notify])
-    def night(fails: bool) -> Any:
-        return Failed(message="validate: error: 3 of 9 failed, hf_planted_secret_0123\ndetails") if fails else 1
-
-    night(True, return_state=True)
-    night(False, return_state=True)
-    (path, failed), (_, completed) = listener.posted
+    flow, flow_run, state = ended("validate: error: 3 of 9 failed, hf_planted_secret_0123\ndetails")
+    with temporary_settings({PREFECT_UI_URL: "http://127.0.0.1:4200"}):
+        notify(flow, flow_run, state)
+    ((path, told),) = listener.posted
     assert path == "/hooks/a-secret-path"
-    assert failed["flow"] == "night" and failed["state"] == "Failed"
-    assert failed["reason"] == "validate: error: 3 of 9 failed, ***"
-    assert "/runs/flow-run/" in failed["link"] and failed["reason"] in failed["text"]
-    assert completed["state"] == "Completed"
+    assert told == {
+        "flow": "night",
+        "run": "quiet-otter",
+        "state": "Failed",
+        "reason": "validate: error: 3 of 9 failed, ***",
+        "link": f"http://127.0.0.1:4200/runs/flow-run/{flow_run.id}",
+        "text": "\n".join(("night quiet-otter: Failed", told["reason"], told["link"])),
+    }
 
 
 def test_a_slow_broken_or_missing_server_never_hurts(listener, monkeypatch, caplog):

@@ -34,8 +34,9 @@ FLOW = """
 import os, time
 from pathlib import Path
 from prefect import flow
+from flows.notify import notify
 
-@flow(log_prints=True)
+@flow(log_prints=True, on_failure=[notify])
 def work(name: str):
     if name == "wrong":
         raise ValueError("this one goes wrong on purpose")
@@ -99,9 +100,9 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
     (tmp_path / "code").mkdir()
     (tmp_path / "code/work.py").write_text(FLOW)
     (tmp_path / "deploy.py").write_text(DEPLOY)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     api = f"http://127.0.0.1:{port}/api"
     with postgres.serve(tmp_path / "postgres", password) as database, contextlib.ExitStack() as stack:
         client = {
@@ -129,12 +130,10 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
             [*prefect, "work-pool", "create", "machines", "--type", "process"],
             [sys.executable, str(tmp_path / "deploy.py"), str(tmp_path / "code")],
         ):
-            done = subprocess.run(command, env=client, capture_output=True, text=True, timeout=600)
+            done = subprocess.run(
+                command, env={**client, "PYTHONPATH": str(HERE)}, capture_output=True, text=True, timeout=600
+            )
             assert done.returncode == 0, done.stdout + done.stderr
-        for name in ("one", "two"):
-            worker = [*prefect, "worker", "start", "--pool", "machines", "--name", name, "--limit", "1"]
-            stack.enter_context(started(worker, client, tmp_path / f"worker-{name}.log"))
-
         listener = stack.enter_context(Listener())
         threading.Thread(target=listener.serve_forever, daemon=True).start()
         telling = {**client, "FUSION_NOTIFY_URL": listener.address, "PYTHONPATH": str(HERE)}
@@ -142,6 +141,9 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
             command = [sys.executable, "-m", "flows.automation"]
             done = subprocess.run(command, env=telling, cwd=tmp_path, capture_output=True, text=True, timeout=600)
             assert done.stdout.startswith(words), done.stdout + done.stderr
+        for name in ("one", "two"):
+            worker = [*prefect, "worker", "start", "--pool", "machines", "--name", name, "--limit", "1"]
+            stack.enter_context(started(worker, telling, tmp_path / f"worker-{name}.log"))
 
         deployment = call(api, "/deployments/name/work/shared", auth=auth)["id"]
         body = {"parameters": {"name": "a"}}, {"parameters": {"name": "b"}}
@@ -155,10 +157,11 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
         parents = {(tmp_path / "code" / f"{name}.started").read_text() for name in "ab"}
         assert len(parents) == 2, "each worker had one of them"
         wrong = call(api, f"/deployments/{deployment}/create_flow_run", {"parameters": {"name": "wrong"}}, auth)["id"]
-        _, told = wait_until("the automation tells of it", lambda: listener.posted)[0]
-        assert (
-            "Failed" in told["subject"] and "this one goes wrong on purpose" in told["text"] and wrong in told["text"]
-        )
+        wait_until("the hook and the automation tell of it", lambda: len(listener.posted) >= 2)
+        told = sorted((document for _, document in listener.posted), key=lambda document: "subject" in document)
+        assert [("flow" in document, "subject" in document) for document in told] == [(True, False), (False, True)]
+        for document in told:
+            assert "this one goes wrong on purpose" in document["text"] and wrong in document["text"]
         listener.shutdown()
         rows = postgres.query(database, "SELECT id::text, state_type::text FROM flow_run")
         assert {row[0] for row in rows} == {*runs, wrong}, "it is PostgreSQL that keeps them"
