@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fusion.errors import FusionError
-from fusion.evaluate.columns.command import columns
+from fusion.evaluate.commands import columns, compare, gate
 from fusion.plan.command import plan
 from fusion.scratch import scratch
 from fusion.settings import STAGES, Settings, load_settings
@@ -135,8 +135,7 @@ def _compact(dataset: str) -> None:
     settings, catalog = _inputs()
     names = compact_dataset(settings, catalog, dataset)
     if not names:
-        print(f"nothing to do: every sample in the shards of {dataset} is in its manifest")
-        return
+        return print(f"nothing to do: every sample in the shards of {dataset} is in its manifest")
     print(f"rewritten: {', '.join(names)}. To record it, and for all that follows from the new manifest:")
     stages = [*(f"shard@{dataset}-{name}" for name in names), f"curate@{dataset}"]
     print(f"  dvc commit -f {' '.join(stages)} && dvc repro")
@@ -274,9 +273,8 @@ def train(
         remove_unused_buffers()
 
 
-app.command()(columns)
-app.command()(plan)
-app.command()(scratch)
+for _command in (columns, compare, gate, plan, scratch):
+    app.command()(_command)
 
 
 @app.command()

@@ -26,6 +26,29 @@ def contradictions(settings: Settings) -> list[str]:
             lines.append(f"curation.profiles.{name}.min_answer_chars: is more than max_answer_chars")
     for name, variant in settings.variants.items():
         lines += [f"variants.{name}.{line}" for line in _variant_contradictions(variant)]
+        lines += [f"variants.{name}.evaluation.gate.{line}" for line in _gate_contradictions(settings, variant)]
+    return lines
+
+
+def _gate_contradictions(settings: Settings, variant: Variant) -> list[str]:
+    """A gate that asks for what is not run, or for nothing, would never pass or always."""
+    evaluation = variant.evaluation
+    gate = evaluation.gate
+    lines = [f"columns: {name} is not in evaluation.columns" for name in gate.columns if name not in evaluation.columns]
+    lines += [
+        f"columns: evaluation.gate.margins has none for {name}"
+        for name in gate.columns
+        if name not in settings.evaluation.gate.margins
+    ]
+    lines += [
+        f"over_blind: {name} is not in evaluation.benchmarks"
+        for name in gate.over_blind
+        if name not in evaluation.benchmarks
+    ]
+    if gate.columns and gate.reference is None:
+        lines.append("reference: missing: columns are held to the numbers of one of the zoo's models")
+    if not gate.columns and not gate.over_blind:
+        lines.append("over_blind: asks for nothing: name a column or a benchmark")
     return lines
 
 

@@ -127,10 +127,10 @@ def make_cv_bench(folder: Path) -> Path:
     return folder
 
 
-def make_mmvp(folder: Path) -> Path:
-    """Two pairs."""
+def make_mmvp(folder: Path, pairs: int = 2) -> Path:
+    """So many pairs."""
     rows = []
-    for index in range(1, 5):
+    for index in range(1, 2 * pairs + 1):
         picture(folder / "MMVP Images" / f"{index}.jpg")
         rows.append({
             "Index": index, "Question": "Is the door open?", "Options": "(a) Open (b) Closed",
@@ -226,15 +226,15 @@ def make_mm_vet(folder: Path) -> Path:
     return folder
 
 
-def make_llava_wild(folder: Path) -> Path:
-    """Two questions about one picture."""
+def make_llava_wild(folder: Path, count: int = 2) -> Path:
+    """Questions about one picture, the second one of another category."""
     picture(folder / "images/001.jpg")
     write(folder / "context.jsonl", [{"id": "001", "image": "001.jpg", "caption": "A red square."}])
     write(folder / "questions.jsonl", [
-        {"question_id": 0, "image": "001.jpg", "text": "What is it?", "category": "conv"},
-        {"question_id": 1, "image": "001.jpg", "text": "Why is it so?", "category": "complex"},
+        {"question_id": n, "image": "001.jpg", "text": f"What is {n}?", "category": "complex" if n == 1 else "conv"}
+        for n in range(count)
     ])  # fmt: skip
     write(
-        folder / "answers_gpt4.jsonl", [{"question_id": n, "text": "A square.", "answer_id": f"r{n}"} for n in (0, 1)]
+        folder / "answers_gpt4.jsonl", [{"question_id": n, "text": "A square.", "answer_id": "r"} for n in range(count)]
     )
     return folder

@@ -145,10 +145,8 @@ def test_mmvp(tmp_path: Path) -> None:
     module, questions = utils("mmvp"), read("mmvp", made.make_mmvp(tmp_path))
     for seed in range(DRAWS):
         answers = drawn(questions, ["A", "(b)", "B. Closed", "The answer is A"], seed)
-        rows = [
-            module.mmvp_process_results({"Index": int(q.id), "Correct Answer": f"({q.expected[0].lower()})"}, [answers[q.id]])
-            for q in questions
-        ]  # fmt: skip
+        docs = {q.id: {"Index": int(q.id), "Correct Answer": f"({q.expected[0].lower()})"} for q in questions}
+        rows = [module.mmvp_process_results(docs[q.id], [answers[q.id]]) for q in questions]
         found = ours("mmvp", questions, answers)
         assert found["single"] == pytest.approx(100 * module.mmvp_aggregate_results([r["mmvp_accuracy"] for r in rows]))
         pairs = module.mmvp_aggregate_pair_results([row["mmvp_pair_accuracy"] for row in rows])
@@ -159,10 +157,8 @@ def test_science_qa(tmp_path: Path) -> None:
     module, questions = utils("scienceqa"), read("science_qa", made.make_science_qa(tmp_path))
     for seed in range(DRAWS):
         answers = drawn(questions, ["a", "B", "B. wood", "iron", "The answer is A."], seed)
-        theirs = [
-            module.sqa_process_results({"choices": ["iron", "wood"], "answer": "AB".index(q.expected[0])}, [answers[q.id]])
-            for q in questions
-        ]  # fmt: skip
+        docs = {q.id: {"choices": ["iron", "wood"], "answer": "AB".index(q.expected[0])} for q in questions}
+        theirs = [module.sqa_process_results(docs[q.id], [answers[q.id]]) for q in questions]
         mean = sum(row["exact_match"] for row in theirs) / len(theirs)
         assert ours("science_qa", questions, answers)["lmms_accuracy"] == pytest.approx(100 * mean)
 
