@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fusion.errors import FusionError
+from fusion.evaluate.commands import columns, compare, gate
 from fusion.plan.command import plan
 from fusion.scratch import scratch
 from fusion.settings import STAGES, Settings, load_settings
@@ -263,8 +264,8 @@ def train(
         remove_unused_buffers()
 
 
-for command in (plan, scratch, gc, restore):
-    app.command()(command)
+for _command in (columns, compare, gate, gc, plan, restore, scratch):
+    app.command()(_command)
 
 
 @app.command()

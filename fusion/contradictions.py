@@ -32,6 +32,29 @@ def contradictions(settings: Settings) -> list[str]:
                 f"variants.{name}.stages.{stage}: {line}"
                 for line in _stage_contradictions(settings.stage(name, stage), variant)
             ]
+        lines += [f"variants.{name}.evaluation.gate.{line}" for line in _gate_contradictions(settings, variant)]
+    return lines
+
+
+def _gate_contradictions(settings: Settings, variant: Variant) -> list[str]:
+    """A gate that asks for what is not run, or for nothing, would never pass or always."""
+    evaluation = variant.evaluation
+    gate = evaluation.gate
+    lines = [f"columns: {name} is not in evaluation.columns" for name in gate.columns if name not in evaluation.columns]
+    lines += [
+        f"columns: evaluation.gate.margins has none for {name}"
+        for name in gate.columns
+        if name not in settings.evaluation.gate.margins
+    ]
+    lines += [
+        f"over_blind: {name} is not in evaluation.benchmarks"
+        for name in gate.over_blind
+        if name not in evaluation.benchmarks
+    ]
+    if gate.columns and gate.reference is None:
+        lines.append("reference: missing: columns are held to the numbers of one of the zoo's models")
+    if not gate.columns and not gate.over_blind:
+        lines.append("over_blind: asks for nothing: name a column or a benchmark")
     return lines
 
 

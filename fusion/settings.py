@@ -7,30 +7,24 @@ Every command receives a `Settings`; nothing else in the package reads the file.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from fusion.contradictions import contradictions
 from fusion.documents import did_you_mean, dotted, faults, read_yaml
 from fusion.errors import FusionError
+from fusion.evaluation_settings import Evaluation, VariantEvaluation
+from fusion.section import PositiveInt, Section, Share
 
 STAGES: tuple[str, ...] = ("stage1", "stage1_5", "stage2")
 """The training stages in their order; each continues the checkpoint of the one before, stage 1 the base models."""
 
 Stage = Literal["stage1", "stage1_5", "stage2"]
 TrainedPart = Literal["language", "projectors", "interaction", "vision"]
-PositiveInt = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class SettingsError(FusionError):
     """params.yaml is missing, is not YAML, or has a key that is unknown, missing, of the wrong type or out of range."""
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values never change after reading, no silent type conversion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Run(Section):
@@ -58,7 +52,7 @@ class Loading(Section):
 class Data(Section):
     """Ingest, sharding and curation. `roots` maps a data set to the folder that holds it in the published layout."""
 
-    roots: dict[str, str] = {}
+    roots: dict[str, str] = Field(default={})
     shard_size_mb: float = Field(gt=0)
     workers: PositiveInt
     save_seconds: float = Field(ge=0)
@@ -268,18 +262,6 @@ class VariantStages(Section):
     stage2: StageSettings
 
 
-class BenchmarkUse(Section):
-    """How much of a benchmark is evaluated: a seeded choice of `questions`, or all of them (null)."""
-
-    questions: PositiveInt | None
-
-
-class VariantEvaluation(Section):
-    """The benchmarks of a variant, by their name in data/catalog/."""
-
-    benchmarks: dict[str, BenchmarkUse]
-
-
 class Variant(Section):
     """One model: its base models, architecture, hardware, data and stages; `seed` is null where run.seed holds."""
 
@@ -298,15 +280,6 @@ class Variant(Section):
         """The stages that this variant has, in their order."""
         names: tuple[Stage, ...] = ("stage1", "stage1_5", "stage2")
         return tuple(name for name in names if getattr(self.stages, name) is not None)
-
-
-class Evaluation(Section):
-    """Statistics of the evaluation and the size of its batches."""
-
-    confidence: float = Field(gt=0.5, lt=1.0)
-    bootstrap_samples: PositiveInt
-    batch_size: PositiveInt
-    report_pictures: PositiveInt
 
 
 class Slurm(Section):

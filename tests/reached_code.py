@@ -27,6 +27,8 @@ NOT_FOLLOWED = {
     "fusion/progress.py": "what is told while work goes on",
     "fusion/quiet.py": "what libraries print",
     "fusion/settings.py": "values reach a stage as params; a test pins the defaults that stand in no file",
+    "fusion/evaluation_settings.py": "the same for its part about evaluation",
+    "fusion/section.py": "the base of both",
     "fusion/data/catalog.py": "the same for the catalog",
     "fusion/launchers/start.py": "where and by what ranks are started; how many there are, the recipe says",
     "fusion/shared_memory.py": "removes what ranks leave in memory",
@@ -35,7 +37,12 @@ NOT_FOLLOWED = {
 }
 """Files that cannot change what a stage writes, each with the reason."""
 
-JOB_OF_SETTINGS = ("fusion/settings.py", "fusion/data/catalog.py")
+JOB_OF_SETTINGS = (
+    "fusion/settings.py",
+    "fusion/evaluation_settings.py",
+    "fusion/section.py",
+    "fusion/data/catalog.py",
+)
 """Those of them that the stage `settings` is there for."""
 
 LOADED = {
@@ -43,6 +50,9 @@ LOADED = {
     "fusion/data/curate/base.py": ("fusion/data/curate/blocks",),
     "fusion/data/ingest/origin.py": (),
     "fusion/data/kinds.py": (),
+    "fusion/evaluate/columns/entries.py": ("fusion/evaluate/columns",),
+    "fusion/evaluate/records.py": (),
+    "fusion/evaluate/scorers/known.py": ("fusion/evaluate/scorers",),
     "fusion/data/validate.py": ("fusion/data/validation/page.html",),
     "fusion/publish/licence.py": ("fusion/publish/licences", "fusion/publish/licences.yaml"),
     "fusion/publish/text.py": ("fusion/publish/templates/card.md",),

@@ -9,16 +9,20 @@ import torch
 
 from fusion.data.store.folders import output_folder, write_parquet
 from fusion.evaluate.benchmark import GREY, PRIOR, Benchmark, BenchmarkError, load_benchmark
+from fusion.evaluate.columns.entries import column
+from fusion.evaluate.outcomes import benchmark_outcome, run_columns, write_outcomes
+from fusion.evaluate.records import weights_sha256
 from fusion.evaluate.score import ClusterBootstrap, is_correct
 from fusion.evaluate.systems import CheckpointSystem, QuestionPrior
 from fusion.files import write_json
-from fusion.hashing import file_sha256
 from fusion.quiet import quiet_libraries
 from fusion.settings import Settings, Variant
 
 
 def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> None:
-    """Writes results/<variant>/evaluation/scores.json and answers.parquet.
+    """Writes results/<variant>/evaluation/: scores.json, answers.parquet, and columns.json with records.parquet.
+
+    A column of the model zoo that cannot be scored is INVALID there, with the reason; `fusion gate` fails on it.
 
     Raises `BenchmarkError` for a missing benchmark or none at all, and whatever loading a missing checkpoint raises.
     """
@@ -35,34 +39,40 @@ def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> N
         load_benchmark(name, use.questions, settings.run.seed, root)
         for name, use in chosen.evaluation.benchmarks.items()
     ]
-    answers = answer_all(settings, variant, benchmarks, root)
-    scores = {
-        "variant": variant,
-        "checkpoints": {
-            stage: _weights_sha256(root / "checkpoints" / variant / stage) for stage in ("stage1", "stage2")
-        },
-        "confidence": settings.evaluation.confidence,
-        "benchmarks": {benchmark.name: score(settings, variant, benchmark, answers) for benchmark in benchmarks},
-    }
+    chosen_columns = [column(name) for name in chosen.evaluation.columns]
+    first, last = (root / "checkpoints" / variant / stage for stage in ("stage1", "stage2"))
+    trained = CheckpointSystem(f"{variant} stage2", last, settings.evaluation.batch_size, chosen.hardware.device)
     with output_folder(root / "results" / variant / "evaluation") as folder:
+        submissions = folder / "submissions"
+        outcomes = run_columns(settings, chosen_columns, trained, submissions, root)
+        answers = answer_all(settings, variant, benchmarks, trained, root)
+        scores: dict[str, Any] = {
+            "variant": variant,
+            "checkpoints": {"stage1": weights_sha256(first), "stage2": weights_sha256(last)},
+            "confidence": settings.evaluation.confidence,
+            "benchmarks": {benchmark.name: score(settings, variant, benchmark, answers) for benchmark in benchmarks},
+        }
+        outcomes |= {
+            benchmark.name: benchmark_outcome(settings, benchmark, trained, answers) for benchmark in benchmarks
+        }
         write_parquet(answers, folder / "answers.parquet")
         write_json(scores, folder / "scores.json")
         write_json(metrics(scores), folder / "metrics.json")
+        write_outcomes(settings, variant, scores["checkpoints"]["stage2"], outcomes, submissions, folder)
 
 
-def answer_all(settings: Settings, variant: str, benchmarks: list[Benchmark], root: Path) -> pl.DataFrame:
+def answer_all(
+    settings: Settings, variant: str, benchmarks: list[Benchmark], trained: CheckpointSystem, root: Path
+) -> pl.DataFrame:
     """One row per benchmark, system and question: what was asked, expected and answered."""
     chosen = settings.variant(variant)
-    device = chosen.hardware.device
     frames = []
-    for stage in ("stage2", "stage1"):
-        system = CheckpointSystem(
-            f"{variant} {stage}", root / "checkpoints" / variant / stage, settings.evaluation.batch_size, device
-        )
-        for benchmark in benchmarks:
-            frames.append(_frame(benchmark, system.name, system.answer(benchmark)))
-            if stage == "stage2":
-                frames.append(_frame(benchmark, GREY, system.answer(benchmark, grey=True)))
+    for benchmark in benchmarks:
+        frames.append(_frame(benchmark, trained.name, trained.answer(benchmark, root=root)))
+        frames.append(_frame(benchmark, GREY, trained.answer(benchmark, grey=True, root=root)))
+    checkpoint = root / "checkpoints" / variant / "stage1"
+    first = CheckpointSystem(f"{variant} stage1", checkpoint, settings.evaluation.batch_size, chosen.hardware.device)
+    frames += [_frame(benchmark, first.name, first.answer(benchmark, root=root)) for benchmark in benchmarks]
     prior = QuestionPrior(training_manifests(chosen, root), chosen.data.tokenizer, root)
     frames += [_frame(benchmark, PRIOR, prior.answer(benchmark)) for benchmark in benchmarks]
     return pl.concat(frames)
@@ -126,12 +136,8 @@ def metrics(scores: dict[str, Any]) -> dict[str, Any]:
 def groups(questions: pl.DataFrame) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
     """The groups that are scored: all questions, each kind, each category where there are several."""
     found = {"all": np.ones(len(questions), dtype=bool)}
-    for column in ("kind", "category"):
-        values = questions[column].unique().sort().to_list()
-        if column == "kind" or len(values) > 1:
-            found |= {value: (questions[column] == value).to_numpy() for value in values if value not in found}
+    for key in ("kind", "category"):
+        values = questions[key].unique().sort().to_list()
+        if key == "kind" or len(values) > 1:
+            found |= {value: (questions[key] == value).to_numpy() for value in values if value not in found}
     return found
-
-
-def _weights_sha256(checkpoint: Path) -> dict[str, str]:
-    return {path.name: file_sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))}

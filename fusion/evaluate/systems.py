@@ -4,19 +4,22 @@ import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from fusion.data.stream.loader import ShardReader
 from fusion.data.stream.manifest import Manifest
+from fusion.evaluate.asking import MAX_NEW_TOKENS, AnswerLog, Ask, ask_all
 from fusion.evaluate.benchmark import Benchmark
+from fusion.evaluate.records import weights_sha256
 from fusion.evaluate.score import normalize
+from fusion.hashing import json_sha256
 from fusion.model.checkpoints import load_checkpoint
+from fusion.model.template import Turn
 
-MAX_NEW_TOKENS = 16
 GREY = (128, 128, 128)
 
 
@@ -25,36 +28,60 @@ class CheckpointSystem:
 
     def __init__(self, name: str, checkpoint: Path, batch_size: int, device: str) -> None:
         self.name = name
+        self._checkpoint = checkpoint
         self._model, self._processor = load_checkpoint(checkpoint, device=device)
         self._batch_size = batch_size
         self._device = device
+        self._weights: dict[str, str] | None = None
 
-    def answer(self, benchmark: Benchmark, *, grey: bool = False) -> list[str]:
-        """One answer a question. With `grey` every picture is replaced by a grey one of the same size."""
-        questions = benchmark.questions["question"].to_list()
+    def answer(self, benchmark: Benchmark, *, grey: bool = False, root: Path | None = None) -> list[str]:
+        """One answer a question. With `grey` every picture is replaced by a grey one of the same size.
+
+        With `root` the answers are logged below its scratch folder, and a killed run goes on where it stopped.
+        """
+        ids = benchmark.questions["question_id"].to_list()
+        texts = benchmark.questions["question"].to_list()
         pictures = benchmark.pictures()
-        order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
-        answers = [""] * len(questions)
-        label = f"{self.name}{', grey picture' if grey else ''}: {benchmark.name}"
-        with tqdm(total=len(order), desc=label, unit="question", ascii=True, ncols=110, mininterval=10.0) as bar:
-            for start in range(0, len(order), self._batch_size):
-                chosen = order[start : start + self._batch_size]
-                images = [greyed(pictures[index]) if grey else pictures[index] for index in chosen]
-                for index, answer in zip(
-                    chosen, self._answer_batch([questions[i] for i in chosen], images), strict=True
-                ):
-                    answers[index] = answer
-                bar.update(len(chosen))
-        return answers
 
-    def _answer_batch(self, questions: Sequence[str], images: Sequence[bytes]) -> list[str]:
+        def seen(index: int) -> bytes:
+            return greyed(pictures[index]) if grey else pictures[index]
+
+        asks = [Ask(str(ids[index]), text, partial(seen, index)) for index, text in enumerate(texts)]
+        label = f"{self.name}{', grey picture' if grey else ''}: {benchmark.name}"
+        content = [benchmark.name, grey, benchmark.questions.rows()]
+        answers = self.ask(asks, MAX_NEW_TOKENS, label, content, root)
+        return [answers[str(name)] for name in ids]
+
+    def ask(
+        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, root: Path | None = None
+    ) -> dict[str, str]:
+        """Answers by id. `content` is what the answers depend on besides weights, batch size, device and length."""
+        batch = partial(self._answer_batch, max_new_tokens=max_new_tokens)
+        if root is None:
+            return ask_all(asks, batch, self._batch_size, label)
+        if self._weights is None:
+            self._weights = weights_sha256(self._checkpoint)
+        texts = [(one.id, one.text) for one in asks]
+        key = json_sha256([self._weights, self._batch_size, self._device, max_new_tokens, texts, content])
+        with AnswerLog(key[:24], root) as log:
+            return ask_all(asks, batch, self._batch_size, label, log)
+
+    def render(self, question: str, has_picture: bool) -> str:
+        """The prompt in the model's template."""
+        turn = Turn(question, None, has_image=has_picture)
+        return str(self._processor.template.render([turn]))
+
+    def _answer_batch(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
         prompts = [
-            self._processor.encode_prompt([{"from": "human", "value": f"<image>\n{question}"}], image)
-            for question, image in zip(questions, images, strict=True)
+            self._processor.encode_prompt(
+                [{"from": "human", "value": f"<image>\n{one.text}" if one.picture else one.text}],
+                one.picture() if one.picture else None,
+            )
+            for one in asks
         ]
         batch = self._processor.collate(prompts).to(self._device)
         with torch.inference_mode():
-            ids = self._model.generate_answers(batch, MAX_NEW_TOKENS)
+            ids = self._model.generate_answers(batch, max_new_tokens)
         return self._processor.decode_answers(ids)
 
 

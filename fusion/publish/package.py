@@ -8,6 +8,8 @@ from pathlib import Path
 
 from fusion.data.catalog import Catalog
 from fusion.data.store.folders import output_folder
+from fusion.evaluate.gate import judge_variant
+from fusion.evaluate.verdict import table
 from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.lineage.ancestry import ancestry_of
@@ -24,11 +26,12 @@ ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 def build_package(settings: Settings, catalog: Catalog, variant: str, root: Path = Path(".")) -> None:
     """Writes packages/<variant>/.
 
-    Raises `PublishError` when a part is missing, when the weights are not those that were evaluated, or when the
-    licence forbids it; `LineageError` when the record of a stage is missing.
+    Raises `PublishError` when a part is missing, when the gate does not let it pass, when its weights are not those
+    that were evaluated, or when the licence forbids it; `LineageError` when a stage's record is missing.
     """
     chosen = settings.variant(variant)
     licence = weights_licence(chosen)
+    _pass_gate(settings, variant, root)
     facts = collect_facts(settings, catalog, variant, root)
     ancestry = ancestry_of(f"package@{variant}", root)
     checkpoint = root / "checkpoints" / variant / "stage2"
@@ -41,6 +44,15 @@ def build_package(settings: Settings, catalog: Catalog, variant: str, root: Path
         write_json(ancestry.document, folder / "lineage.json")
         (folder / "README.md").write_text(model_card(facts, catalog, licence, ancestry.digest), encoding="utf-8")
         _load_back(folder)
+
+
+def _pass_gate(settings: Settings, variant: str, root: Path) -> None:
+    """Raises `PublishError` with the gate's table unless every required column passes."""
+    verdicts = judge_variant(settings, variant, root)
+    blocked = [verdict for verdict in verdicts if verdict.blocks]
+    if blocked:
+        names = ", ".join(f"{verdict.column} ({verdict.status})" for verdict in blocked)
+        raise PublishError(f"{variant} does not pass the gate: {names}\n{table(blocked)}")
 
 
 def _copy_checkpoint(checkpoint: Path, folder: Path) -> None:
