@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fusion.errors import FusionError
+from fusion.inquiry import add_commands
 from fusion.plan.command import plan
 from fusion.scratch import scratch
 from fusion.settings import STAGES, Settings, load_settings
@@ -273,8 +274,7 @@ def train(
         remove_unused_buffers()
 
 
-app.command()(plan)
-app.command()(scratch)
+add_commands(app, plan, scratch)
 
 
 @app.command()
