@@ -5,10 +5,12 @@ from typing import Any
 
 import typer
 
+from fusion.inquiry.forget import forget
 from fusion.inquiry.lineage import lineage
+from fusion.inquiry.trace import trace
 
 
 def add_commands(app: typer.Typer, *others: Callable[..., Any]) -> None:
     """Makes these functions, and those of this package, commands of `app`."""
-    for command in (*others, lineage):
+    for command in (*others, lineage, trace, forget):
         app.command()(command)
