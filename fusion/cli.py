@@ -12,6 +12,7 @@ import typer
 
 from fusion.errors import FusionError
 from fusion.evaluate.commands import columns, compare, gate
+from fusion.inquiry import add_commands
 from fusion.plan.command import plan
 from fusion.scratch import scratch
 from fusion.settings import STAGES, Settings, load_settings
@@ -264,8 +265,7 @@ def train(
         remove_unused_buffers()
 
 
-for _command in (columns, compare, gate, gc, plan, restore, scratch):
-    app.command()(_command)
+add_commands(app, columns, compare, gate, gc, plan, restore, scratch)
 
 
 @app.command()
