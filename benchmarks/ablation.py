@@ -179,7 +179,11 @@ def main() -> None:
     made = derived(params, given.variant, given.only, given.seeds)
     if given.dry_run:
         own = {name: made["variants"][name] for name in made["run"]["variants"]}
-        print(yaml.safe_dump({name: {"seed": one["seed"], "model": one["model"]} for name, one in own.items()}))
+        print(
+            yaml.safe_dump(
+                {name: {"seed": one["seed"], "model": one["model"]} for name, one in own.items()}, sort_keys=False
+            )
+        )
         return
     folder = given.folder / given.variant
     if given.fresh and folder.exists():
