@@ -74,17 +74,19 @@ def derived(params: dict[str, Any], variant: str, conditions: list[str], seeds: 
     return made
 
 
+_OWN = ("params.yaml", "data/pipeline.yaml")
+
+
 def prepare(folder: Path, params: dict[str, Any]) -> Project:
     """The copy of the project, brought up to date with this checkout: only what differs is written."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PARTS],
-        cwd=ROOT, text=True, capture_output=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if name not in ("params.yaml", "data/pipeline.yaml") and (ROOT / name).is_file():
-            _put((ROOT / name).read_bytes(), folder / name)
-    _put(yaml.safe_dump(params, sort_keys=False).encode(), folder / "params.yaml")
+    files = set(_listed(ROOT)) - set(_OWN)
     project = Project(folder)
+    if (folder / ".git").is_dir():
+        for name in set(_listed(folder)) - files - set(_OWN):
+            (folder / name).unlink()  # it has left the checkout, and would count as code of a stage
+    for name in sorted(files):
+        _put((ROOT / name).read_bytes(), folder / name)
+    _put(yaml.safe_dump(params, sort_keys=False).encode(), folder / "params.yaml")
     if not (folder / ".git").is_dir():
         project.run("git", "init", "--quiet", "--initial-branch", "main")
         project.run("git", "config", "user.email", "ablation@example.org")
@@ -96,6 +98,13 @@ def prepare(folder: Path, params: dict[str, Any]) -> Project:
     if project.run("git", "status", "--porcelain").stdout:
         project.run("git", "commit", "--quiet", "--message", "as measured")
     return project
+
+
+def _listed(root: Path) -> list[str]:
+    """The project's files in `root`: those that git knows, and new ones that it does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PARTS]
+    listed = subprocess.run(command, cwd=root, text=True, capture_output=True, check=True).stdout.splitlines()
+    return [name for name in listed if (root / name).is_file()]
 
 
 def _put(content: bytes, path: Path) -> None:
@@ -179,7 +188,11 @@ def main() -> None:
     made = derived(params, given.variant, given.only, given.seeds)
     if given.dry_run:
         own = {name: made["variants"][name] for name in made["run"]["variants"]}
-        print(yaml.safe_dump({name: {"seed": one["seed"], "model": one["model"]} for name, one in own.items()}))
+        print(
+            yaml.safe_dump(
+                {name: {"seed": one["seed"], "model": one["model"]} for name, one in own.items()}, sort_keys=False
+            )
+        )
         return
     folder = given.folder / given.variant
     if given.fresh and folder.exists():

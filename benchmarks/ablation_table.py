@@ -51,7 +51,7 @@ def table(
             correct[condition].append(_of(mine, f"{name(variant, condition, seed)} stage2"))
             if condition == conditions[0]:
                 grey.append(_of(mine, GREY))
-        questions = mine.filter(pl.col("system") == PRIOR)
+        questions = mine.filter(pl.col("system") == PRIOR).sort("question_id")
         bootstrap = ClusterBootstrap(
             questions["image_id"].to_list(), statistics["bootstrap_samples"], statistics["confidence"], seeds[0]
         )

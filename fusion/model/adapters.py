@@ -78,7 +78,7 @@ def merge_adapters(model: nn.Module) -> None:
 
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
-            layer.merge()  # type: ignore[operator]  # of its subclass for linear layers
+            layer.merge()
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, layer.get_base_layer())
     vars(model).pop("peft_config", None)

@@ -126,7 +126,7 @@ def parameters(checkpoint: Path) -> int:
 
 def tensor_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a checkpoint's tensors, from the headers of its weight files."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -31,7 +31,12 @@ BOTH: dict[str, Any] = {
 CASES: dict[str, dict[str, Any]] = {
     "projectors": {"trained_parts": ["projectors"], "activation_checkpointing": False},
     "projectors-checkpointed": {"trained_parts": ["projectors"], "activation_checkpointing": True},
-    "interaction-and-vision": {"trained_parts": ["interaction", "vision"], "zero_stage": 1},
+    "interaction-and-vision": {
+        "trained_parts": ["interaction", "vision"],
+        "zero_stage": 1,
+        "learning_rate": 0.002,
+        "vision_learning_rate": 0.002,
+    },
     "language": {"trained_parts": ["language"], "zero_stage": 0},
     "lora": {"lora": LORA, "activation_checkpointing": False},
     "lora-checkpointed": {"lora": LORA, "activation_checkpointing": True},
@@ -105,7 +110,7 @@ def test_a_checkpoint_with_merged_adapters_is_like_any_other(trained: Path, case
     assert {name for name in changed if part_of(name) in lora.targets} == adapted
     rank = max(int(torch.linalg.matrix_rank((after[n] - before[n]).float(), rtol=1e-3)) for n in adapted)
     assert case == "lora-bf16" or rank == lora.rank, "rounding alone adds to the rank"
-    assert result(trained, case)["merge_error"] < (0.05 if case == "lora-bf16" else 1e-5)
+    assert result(trained, case)["merge_error"] < (0.2 if case == "lora-bf16" else 1e-5)
 
 
 def test_adapters_are_counted_before_they_are_made(trained: Path) -> None:
