@@ -83,14 +83,19 @@ class TrainingLog:
     def save(self, folder: Path) -> None:
         """Writes the curve and the losses by source so far into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._trackers.flush()
         self._sources.save(folder)
         with (folder / CURVE).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, CURVE_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
 
+    def leave(self) -> None:
+        """Ends the trackers, at the end of a stage or before: a rank that stops waits for no thread of theirs."""
+        self._trackers.close()
+
     def close(self) -> None:
-        """Ends progress, log and trackers, and tells the stage's losses by source."""
+        """Ends progress and log, and tells the stage's losses by source."""
         rates = self._speed.in_all()
         self.event("end", **{name: float(_short(value)) for name, value in rates.items()})
         self._progress.__exit__()
@@ -100,7 +105,6 @@ class TrainingLog:
             file=sys.stderr,
             flush=True,
         )
-        self._trackers.close()
         self._log.close()
 
     def _write(self, values: dict[str, Any]) -> None:

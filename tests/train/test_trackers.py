@@ -66,6 +66,9 @@ def test_a_tracker_that_fails_is_told_and_left(tmp_path: Path, capfd: pytest.Cap
         def log(self, step: int, values: dict[str, float]) -> None:
             raise OSError(28, "No space left on device")
 
+        def flush(self) -> None:
+            raise AssertionError("it was left before")
+
         def close(self) -> None:
             raise AssertionError("it was left before")
 
@@ -73,6 +76,7 @@ def test_a_tracker_that_fails_is_told_and_left(tmp_path: Path, capfd: pytest.Cap
     asked._open["tensorboard"] = Full()
     asked.log(1, {"training/loss": 1.0})
     asked.log(2, {"training/loss": 1.0})
+    asked.flush()
     asked.close()
     told = capfd.readouterr().err
     assert told.count("warning") == 1 and "No space left" in told and "training goes on" in told
