@@ -94,8 +94,8 @@ class WeightsAndBiases:
             config=_told(recipe),
             # No code, git state, host or console output: only what is handed over.
             settings=wandb.Settings(
-                console="off", disable_code=True, disable_git=True, save_code=False, x_disable_meta=True,
-                x_disable_stats=True, silent=True,
+                console="off", disable_code=True, disable_git=True, host="rank 0", save_code=False, silent=True,
+                x_disable_machine_info=True, x_disable_meta=True, x_disable_stats=True, x_save_requirements=False,
             ),
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from fusion.publish.drawing import Curve, Panel, draw
 from fusion.publish.errors import PublishError
 from fusion.settings import STAGES
 
-NAMES = "step epoch loss cross_entropy text_mapping image_mapping learning_rate vision_learning_rate".split()
+NAMES = ["step", "loss", "cross_entropy", "learning_rate", "vision_learning_rate"]
 
 
 def write_stage(folder: Path, steps: int, sources: int) -> None:
@@ -23,10 +23,10 @@ def write_stage(folder: Path, steps: int, sources: int) -> None:
         writer.writerow(NAMES)
         for step in range(1, steps + 1):
             loss = 1 + 4 * math.exp(-5 * step / steps)
-            writer.writerow([step, 0, loss + 0.1, loss, 0.5, 0.5, 1e-3 * step / steps, 1e-4 * step / steps])
+            writer.writerow([step, loss + 0.1, loss, 1e-3 * step / steps, 1e-4 * step / steps])
     with (folder / "loss_by_source.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow("step category source loss tokens samples".split())
+        writer.writerow(["step", "category", "source", "loss", "tokens", "samples"])
         for step in range(1, steps + 1):
             for number in range(sources):
                 writer.writerow([step, f"category {number % 3}", f"source {number}", 1 + number / 9, 10 * number, 1])
