@@ -38,7 +38,8 @@ class TrainingLog:
         checkpoint: Path | None,
     ) -> None:
         recipe.log.parent.mkdir(parents=True, exist_ok=True)
-        self._label, self._steps, self._every = f"{recipe.variant} {recipe.stage}", steps, recipe.tracking.every_steps
+        self._label, self._every = f"{recipe.variant} {recipe.stage}", recipe.tracking.every_steps
+        self._steps, self._first = steps, first_step
         self._rows = [] if checkpoint is None else _rows_before(checkpoint / CURVE, first_step)
         self._sources = SourceLosses(sources, steps) if checkpoint is None else SourceLosses.load(checkpoint)
         self._lately = SourceSums.none(len(sources))
@@ -99,8 +100,9 @@ class TrainingLog:
         rates = self._speed.in_all()
         self.event("end", **{name: float(_short(value)) for name, value in rates.items()})
         self._progress.__exit__()
+        here = f" ({self._steps - self._first:,} of them here)" if self._first else ""
         print(
-            f"{self._label}: {self._steps:,} steps, the last ones in {duration(rates['seconds'])}: {told(rates)}\n"
+            f"{self._label}: {self._steps:,} steps{here} in {duration(rates['seconds'])}, {told(rates)}\n"
             f"{self._sources.table()}",
             file=sys.stderr,
             flush=True,
