@@ -33,6 +33,7 @@ from fusion.plan.facts import stage_facts
 from fusion.plan.flops import executed_flops, forward_work
 from fusion.plan.load import Load
 from fusion.plan.stage import UTILISATION
+from fusion.quiet import quiet_libraries
 from fusion.settings import load_settings
 from fusion.train.batches import RankBatches, StepBatches
 
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for the pictures; a temporary one if left out")
     parser.add_argument("--output", default="waits")
     given = parser.parse_args()
+    quiet_libraries()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.work or Path(temporary)
         result = run(folder, given.pictures, given.steps, given.workers, given.utilisation)

@@ -38,7 +38,8 @@ class TrainingLog:
         checkpoint: Path | None,
     ) -> None:
         recipe.log.parent.mkdir(parents=True, exist_ok=True)
-        self._label, self._steps, self._every = f"{recipe.variant} {recipe.stage}", steps, recipe.tracking.every_steps
+        self._label, self._every = f"{recipe.variant} {recipe.stage}", recipe.tracking.every_steps
+        self._steps, self._first = steps, first_step
         self._rows = [] if checkpoint is None else _rows_before(checkpoint / CURVE, first_step)
         self._sources = SourceLosses(sources, steps) if checkpoint is None else SourceLosses.load(checkpoint)
         self._lately = SourceSums.none(len(sources))
@@ -90,24 +91,29 @@ class TrainingLog:
     def save(self, folder: Path) -> None:
         """Writes the curve and the losses by source so far into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._trackers.flush()
         self._sources.save(folder)
         with (folder / CURVE).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, CURVE_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
 
+    def leave(self) -> None:
+        """Ends the trackers, at the end of a stage or before: a rank that stops waits for no thread of theirs."""
+        self._trackers.close()
+
     def close(self) -> None:
-        """Ends progress, log and trackers, and tells the stage's losses by source."""
+        """Ends progress and log, and tells the stage's losses by source."""
         rates = self._speed.in_all()
         self.event("end", **{name: float(_short(value)) for name, value in rates.items()})
         self._progress.__exit__()
+        here = f" ({self._steps - self._first:,} of them here)" if self._first else ""
         print(
-            f"{self._label}: {self._steps:,} steps, the last ones in {duration(rates['seconds'])}: {told(rates)}\n"
+            f"{self._label}: {self._steps:,} steps{here} in {duration(rates['seconds'])}, {told(rates)}\n"
             f"{self._sources.table()}",
             file=sys.stderr,
             flush=True,
         )
-        self._trackers.close()
         self._log.close()
 
     def _write(self, values: dict[str, Any]) -> None:

@@ -47,6 +47,8 @@ class StateSaver:
         """Waits until the last checkpoint has its name."""
         self._settle()
         self._worker.shutdown()
+        if self._log:
+            self._log.leave()
         dist.barrier()
 
     def _settle(self) -> None:

@@ -53,7 +53,7 @@ class SourceLosses:
     """The sums of a stage that has `steps` steps, over its sources: pairs of name and category, in their order."""
 
     def __init__(self, sources: Sequence[tuple[str, str]], steps: int) -> None:
-        self.sources = [tuple(source) for source in sources]
+        self.sources = [(name, category) for name, category in sources]
         self._steps = steps
         self._length = max(1, math.ceil(steps / _STRETCHES))
         self._stretches: dict[int, SourceSums] = {}
@@ -71,7 +71,7 @@ class SourceLosses:
     def groups(self) -> dict[str, list[tuple[str, int]]]:
         """Category -> names and numbers of its sources, by name."""
         found: dict[str, list[tuple[str, int]]] = {}
-        for name, category, number in sorted((*source, number) for number, source in enumerate(self.sources)):
+        for (name, category), number in sorted(zip(self.sources, range(len(self.sources)), strict=True)):
             found.setdefault(category, []).append((name, number))
         return dict(sorted(found.items()))
 
@@ -105,7 +105,7 @@ class SourceLosses:
     def table(self) -> str:
         """For the end of a stage: a line a category, and below it one a source."""
         facts = self.summary()
-        lines = [("", "samples", "tokens", "loss", "at the end")]
+        lines: list[tuple[str, ...]] = [("", "samples", "tokens", "loss", "at the end")]
         for category, members in self.groups().items():
             lines.append((category, *_told(facts["by_category"][category])))
             lines += [(f"  {name}", *_told(facts["by_source"][name])) for name, _ in members]

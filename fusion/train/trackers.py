@@ -26,6 +26,9 @@ class Tracker(Protocol):
     def log(self, step: int, values: Scalars) -> None:
         """Numbers by name, `group/name`."""
 
+    def flush(self) -> None:
+        """What was taken is to outlive this process: a checkpoint is written."""
+
     def close(self) -> None:
         """No more will come."""
 
@@ -43,6 +46,9 @@ class TensorBoard:
     def log(self, step: int, values: Scalars) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -88,14 +94,17 @@ class WeightsAndBiases:
             config=_told(recipe),
             # No code, git state, host or console output: only what is handed over.
             settings=wandb.Settings(
-                console="off", disable_code=True, disable_git=True, save_code=False, x_disable_meta=True,
-                x_disable_stats=True, silent=True,
+                console="off", disable_code=True, disable_git=True, host="rank 0", save_code=False, silent=True,
+                x_disable_machine_info=True, x_disable_meta=True, x_disable_stats=True, x_save_requirements=False,
             ),
         )  # fmt: skip
 
     def log(self, step: int, values: Scalars) -> None:
         if self._new.take(step):
             self._run.log(values, step=step)
+
+    def flush(self) -> None:
+        pass  # a process of its own has it already
 
     def close(self) -> None:
         self._run.finish()
@@ -116,6 +125,7 @@ class Trackio:
             group=recipe.variant,
             config=_told(recipe),
             resume="allow",
+            auto_log_cpu=False,
             auto_log_gpu=False,
             embed=False,
         )
@@ -123,6 +133,9 @@ class Trackio:
     def log(self, step: int, values: Scalars) -> None:
         if self._new.take(step):
             self._trackio.log(values, step=step)
+
+    def flush(self) -> None:
+        pass  # a thread sends it within a second
 
     def close(self) -> None:
         self._trackio.finish()
@@ -154,9 +167,14 @@ class Trackers:
         """Hands the numbers of a step on."""
         self._each(lambda tracker: tracker.log(step, values))
 
+    def flush(self) -> None:
+        """Makes sure that a kill loses nothing of what was handed on."""
+        self._each(lambda tracker: tracker.flush())
+
     def close(self) -> None:
         """Ends all of them."""
         self._each(lambda tracker: tracker.close())
+        self._open.clear()
 
     def _each(self, do: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):

@@ -35,6 +35,32 @@ def test_every_part_is_there(built: Project) -> None:
         assert (built.root / "results/micro" / stage / "loss.csv").read_text(encoding="utf-8").count("\n") > 2
 
 
+def test_the_loss_of_a_step_is_that_of_its_sources(built: Project) -> None:
+    """Stages of micro have so few steps that each is a stretch of its own."""
+    for stage in STAGES:
+        folder = built.root / "results/micro" / stage
+        by_source = pl.read_csv(folder / "loss_by_source.csv")
+        sums = by_source.group_by("step").agg(
+            ((pl.col("loss") * pl.col("tokens")).sum() / pl.col("tokens").sum()).alias("of_sources")
+        )
+        joined = pl.read_csv(folder / "loss.csv").join(sums, on="step", how="left")
+        assert joined["of_sources"].to_list() == pytest.approx(joined["cross_entropy"].to_list(), rel=2e-5)
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        samples = sum(facts["samples"] for facts in summary["cross_entropy"]["by_source"].values())
+        assert samples == summary["samples_per_epoch"] * summary["epochs"]
+
+
+def test_curves_and_metrics_are_what_dvc_shows(built: Project, tmp_path: Path) -> None:
+    shown = json.loads(built.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    ends = shown["results/micro/stage1/metrics.json"]["data"]
+    assert set(ends["cross_entropy_by_category"]) == {"short captions"} and ends["loss"] > ends["cross_entropy"]
+    built.run("dvc", "plots", "show", "--out", str(tmp_path / "plots"))
+    page = (tmp_path / "plots/index.html").read_text(encoding="utf-8")
+    for stage in STAGES:
+        assert f"{stage}.png" in page and f"{stage}/loss_by_source.csv" in page and f"{stage}/loss.csv" in page
+    assert "all.png" in page
+
+
 def test_every_stage_that_makes_something_has_a_record(built: Project) -> None:
     recorded = {path.parent.name for path in (built.root / "records").glob("*/*.json")}
     assert {name.replace("@", "-") for name, outs in built.lock().items() if outs} == recorded
