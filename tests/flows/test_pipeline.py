@@ -235,6 +235,7 @@ def test_the_form_offers_what_the_repository_has(server):
     assert "curate" in json.dumps(properties["until_stage"]) and "train_stage1" not in json.dumps(
         properties["until_stage"]
     )
+    assert all(one.get("description") for form in forms.values() for one in form["properties"].values())
     assert properties["when_busy"]["enum"] == ["wait", "refuse"] and properties["force"]["type"] == "boolean"
     assert "evaluate@" in json.dumps(forms["stage"]["properties"]["name"]) and forms["stage"]["required"] == ["name"]
 
