@@ -146,9 +146,9 @@ class Run:
         of_run = list(self.request.selection.variants) or variants_of(resolve_stages(self.root), kinds)
         where = (str(self.root), self.run_id)
         tasks: list[tuple[Any, tuple[Any, ...]]] = []
-        if made & {"evaluation", "publishing"}:
+        if of_run and made & {"evaluation", "publishing"}:
             tasks.append((extra.scores, (*where, of_run)))
-        if "publishing" in made:
+        if of_run and "publishing" in made:
             tasks.append((extra.report, (*where, of_run)))
         if self.request.push:
             tasks += [(extra.push, where), (extra.commit, where)]

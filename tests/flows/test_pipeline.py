@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.flows.conftest import AUTH
-from tests.flows.flow_project import HERE, alive, environment, hanging_flow, make_project, repro, wait_for
+from tests.flows.flow_project import HERE, SLOWNESS, alive, environment, hanging_flow, make_project, repro, wait_for
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_only_what_is_transient_is_tried_again(project, flow, capfd, monkeypatch
     monkeypatch.setenv("MODE", "stop once")
     assert flow(["--force", "--target", "count"]) == 0
     thread.join()
-    assert reader.wait(60) == 0
+    assert reader.wait(60 * SLOWNESS) == 0
     assert "4 of 4 stages ran" in capfd.readouterr().out
     assert wait_for(lambda: tries("join") == 2 and tries("count") > 1 and tries("letters@a") == 1, 20)
 
@@ -139,7 +139,7 @@ def test_a_cancelled_run_leaves_no_process_and_gives_back_what_it_held(project, 
 
     assert slots() == 1
     api.set_flow_run_state(cancelled, Cancelling())
-    assert process.wait(120) == 1
+    assert process.wait(120 * SLOWNESS) == 1
     assert not any(alive(pid) for pid in pids)
     assert (
         (project / "terminal.txt")
@@ -158,7 +158,7 @@ def test_no_process_outlives_a_killed_or_interrupted_flow(project, flow, capfd, 
     process, pids = hanging_flow(project)
     killed = run_id(project)
     process.send_signal(number)
-    assert process.wait(120) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    assert process.wait(120 * SLOWNESS) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     assert wait_for(lambda: not any(alive(pid) for pid in pids))
     terminal = (project / "terminal.txt").read_text()
     assert "join  working on join" in terminal and "Finished in state" not in terminal and "Traceback" not in terminal
