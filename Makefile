@@ -15,7 +15,7 @@ export GX_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 
-.PHONY: help env run ui start test test-all check format requirements clean
+.PHONY: help env run ui start restore test test-all check format requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ ui: $(STAMP) ## Start the page with its server, workers and deployments (http://
 
 start: $(STAMP) ## Start a deployment on it: make start RUN=data/nightly [WITH="variants=[tiny]"]
 	@python -m flows.start $(RUN) $(WITH)
+restore: $(STAMP) ## Bring code, data and checkpoints of COMMIT=... back, verified ([TO=FOLDER] [REMOTE=NAME])
+	@test -n "$(COMMIT)" || { echo 'say which: make restore COMMIT=<hash, tag or branch>' >&2; exit 2; }
+	@fusion restore "$(COMMIT)" $(if $(TO),--to "$(TO)") $(if $(REMOTE),--remote "$(REMOTE)")
 
 test: $(STAMP) ## Pass the tests (<= 15 minutes on 2 cores)
 	python -m pytest tests

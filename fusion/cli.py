@@ -15,6 +15,8 @@ from fusion.plan.command import plan
 from fusion.scratch import scratch
 from fusion.settings import STAGES, Settings, load_settings
 from fusion.startup import start_quickly
+from fusion.storage.gc import gc
+from fusion.storage.restore import restore
 
 app = typer.Typer(
     name="fusion",
@@ -273,8 +275,8 @@ def train(
         remove_unused_buffers()
 
 
-app.command()(plan)
-app.command()(scratch)
+for command in (plan, scratch, gc, restore):
+    app.command()(command)
 
 
 @app.command()
@@ -341,9 +343,7 @@ def report(
 @app.command()
 def chat(
     picture: Annotated[Path, typer.Argument(help="A picture file.")],
-    question: Annotated[
-        list[str] | None, typer.Argument(help="One question or several; asked for when left out.")
-    ] = None,
+    question: Annotated[list[str] | None, typer.Argument(help="One or several; asked for when left out.")] = None,
     model: Annotated[str, typer.Option(help="A checkpoint folder or a variant of params.yaml.")] = "tiny",
 ) -> None:
     """Ask a trained model about a picture."""

@@ -23,7 +23,7 @@ Finding = tuple[bool, str]
 def run_checks(root: Path = Path()) -> int:
     """Prints one line a check; returns the exit code: 0 if all are well."""
     failed = 0
-    for check in (python, programs, packages, disk, memory, settings, catalog, stages):
+    for check in (python, programs, packages, disk, memory, storage, settings, catalog, stages):
         good, message = _result(check, root)
         failed += not good
         print(f"{'ok   ' if good else 'FAIL '} {check.__name__:<9} {message}")
@@ -84,6 +84,26 @@ def memory(root: Path) -> Finding:
     return good, f"{free:.1f} GB free, {cores} cores" + (
         "" if good else f"; the default run needs {NEEDED_MEMORY_GB:.0f} GB"
     )
+
+
+def storage(root: Path) -> Finding:
+    """DVC keeps its data apart from what programs write to, and tells nobody what it does."""
+    from dvc.config import Config, ConfigError
+
+    try:
+        config = Config(str(root / ".dvc"))
+    except ConfigError as error:
+        return False, f"DVC's settings cannot be used: {error}"
+    linked = [kind for kind in config["cache"].get("type") or () if kind in ("hardlink", "symlink")]
+    if linked:
+        return False, (
+            f"cache.type names {' and '.join(linked)}: one byte written in place changes the cache too, and DVC does "
+            "not notice; run `dvc config cache.type reflink,copy`"
+        )
+    for name in ("analytics", "check_update"):
+        if config["core"].get(name, True):
+            return False, f"core.{name} is on, so DVC sends messages: run `dvc config core.{name} false`"
+    return True, "DVC copies or reflinks, and sends nothing but data to its remotes"
 
 
 def settings(root: Path) -> Finding:

@@ -41,6 +41,7 @@ from fusion.lineage.records import (
     wanted_of,
 )
 from fusion.lineage.stages import Stage, parents_of, producers, resolve_stages
+from fusion.secrecy import mask
 
 EXECUTIONS = "runs/stages.jsonl"
 FORMAT = 1
@@ -71,7 +72,7 @@ def record_stage(stage_name: str, root: Path = Path(".")) -> Iterator[None]:
         with PeakMemory() as memory:
             yield
     except BaseException as error:
-        failure = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        failure = mask(str(error).strip()).splitlines()[0] if str(error).strip() else type(error).__name__
         _log_execution(root, stage_name, run, began, memory.peak_bytes, {"failure": failure})
         raise
     finally:

