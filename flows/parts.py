@@ -19,6 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 from pydantic import Field  # noqa: E402
 
 from flows.choices import StageName, Variant, WhenBusy, kinds_of  # noqa: E402
+from flows.notify import notify  # noqa: E402
 from flows.run import Request, carry_out  # noqa: E402
 from flows.selection import Selection  # noqa: E402
 
@@ -30,6 +31,9 @@ OPTIONS: dict[str, Any] = {
     "log_prints": False,
     "persist_result": False,
     "validate_parameters": False,  # The run says what is wrong with them, in its first line.
+    "on_failure": [notify],
+    "on_crashed": [notify],
+    "on_cancellation": [notify],
     "task_runner": ThreadPoolTaskRunner(max_workers=MOST_PARALLEL),
 }
 
@@ -42,9 +46,9 @@ ABOUT = {
     "targets": "Only these stages, and what they need.",
     "dry_run": "Say what would start, and why, without starting it.",
     "force": "Run stages that did not change, too.",
-    "push": "Push the data, and commit dvc.lock and records on a branch.",
+    "push": "Push the data to the DVC remote.",
     "publish": "Publish the packages when everything went well.",
-    "commit": "A commit, branch or tag, to run in a working tree of its own.",
+    "commit": "A commit, branch or tag: run in a working tree of its own, commit the results on a branch of the run.",
     "when_busy": "What to do when another run has the working tree.",
     "parallel": "Stages that may run side by side.",
     "root": "The project's folder.",

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what would start, and why")
     parser.add_argument("--wait", action="store_true", help="wait when another flow is running in this working tree")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="stages side by side (default: 1)")
-    parser.add_argument("--push", action="store_true", help="push the data, commit dvc.lock and records on a branch")
+    parser.add_argument("--push", action="store_true", help="push the data to the DVC remote at the end")
     parser.add_argument("--publish", action="store_true", help="publish the packages at the end")
     options = parser.parse_args(arguments)
     root = Path(".")
