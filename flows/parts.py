@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from flows.choices import StageName, Variant, WhenBusy, kinds_of  # noqa: E402
+from flows.choices import StageName, Variant, WhenBusy, kinds_of, one_of  # noqa: E402
 from flows.notify import notify  # noqa: E402
 from flows.run import Request, carry_out  # noqa: E402
 from flows.selection import Selection  # noqa: E402
@@ -27,6 +27,8 @@ keep_states_off_the_terminal()
 
 MOST_PARALLEL = 8
 WHOLE = "pipeline"
+BEGINNING, END = "beginning", "end"
+"""In the form, beside the kinds of stages."""
 OPTIONS: dict[str, Any] = {
     "log_prints": False,
     "persist_result": False,
@@ -58,12 +60,12 @@ ABOUT = {
 
 def _with_form(function: Callable[..., State], part: str, what: str) -> Callable[..., State]:
     """The function with what Prefect makes the form of: types with this working tree's choices, and a docstring."""
-    kind = kinds_of(part)
+    kinds = kinds_of(part)
     choices: dict[str, Any] = {
         "name": StageName,
         "variants": list[Variant],
-        "from_stage": kind | None,
-        "until_stage": kind | None,
+        "from_stage": one_of([BEGINNING, *kinds]) if kinds else str,
+        "until_stage": one_of([*kinds, END]) if kinds else str,
         "targets": list[StageName],
         "parallel": Annotated[int, Field(ge=1, le=MOST_PARALLEL)],
     }
@@ -80,8 +82,8 @@ def _flow_of(part: str, what: str) -> Flow[..., Any]:
 
     def run(
         variants: Sequence[str] = (),
-        from_stage: str | None = None,
-        until_stage: str | None = None,
+        from_stage: str = BEGINNING,
+        until_stage: str = END,
         targets: Sequence[str] = (),
         dry_run: bool = False,
         force: bool = False,
@@ -93,8 +95,12 @@ def _flow_of(part: str, what: str) -> Flow[..., Any]:
         root: str = ".",
     ) -> State:
         selection = Selection(
-            None if part == WHOLE else part, tuple(variants), from_stage, until_stage, tuple(targets)
-        )  # fmt: skip
+            part=None if part == WHOLE else part,
+            variants=tuple(variants),
+            from_kind=None if from_stage == BEGINNING else from_stage,
+            until_kind=None if until_stage == END else until_stage,
+            targets=tuple(targets),
+        )
         return carry_out(Request(selection, dry_run, force, push, publish, commit, when_busy, parallel, root))
 
     return flow(name=part, description=what, **OPTIONS)(_with_form(run, part, what))

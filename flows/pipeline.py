@@ -73,15 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> Any:
-    from flows.parts import FLOWS as ALL  # Prefect reads its settings at import: the server's address has to be there.
+    # Prefect reads its settings at import: the server's address has to be there.
+    from flows.parts import BEGINNING, END
+    from flows.parts import FLOWS as ALL
 
     when_busy = "wait" if options.wait else "refuse"
     if options.only:
         return ALL["stage"](name=options.only, force=options.force, when_busy=when_busy, return_state=True)
     return ALL[options.flow](
         variants=options.variant,
-        from_stage=options.from_kind,
-        until_stage=options.until_kind,
+        from_stage=options.from_kind or BEGINNING,
+        until_stage=options.until_kind or END,
         targets=options.target,
         force=options.force,
         push=options.push,

@@ -103,8 +103,7 @@ def test_the_worker_is_killed(ui: Service) -> None:
     (worker,) = [one for one in ui.family("prefect worker start") if "flows.supervisor" not in " ".join(one.cmdline())]
     worker.kill()
     assert wait_for(lambda: not any(alive(pid) for pid in pids), 60)
-    state = ui.ends_as(run, "CRASHED")
-    assert "worker" in state["message"] or "process ended" in state["message"]
+    ui.ends_as(run, "CRASHED")
     next_run_goes_through(ui)
 
 
