@@ -21,6 +21,7 @@ from tests.flows.flow_project import HERE, SLOWNESS, alive, environment, hanging
 @pytest.fixture
 def flow(server):
     """The flow's command line, in this process: one server for all tests."""
+    import flows.parts  # noqa: F401 - Prefect's log keeps the terminal of its import, which is not the test's
     from flows.pipeline import main
 
     return main
