@@ -104,7 +104,7 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     api = f"http://127.0.0.1:{port}/api"
-    with postgres.serve(tmp_path / "postgres", password) as database, contextlib.ExitStack() as stack:
+    with postgres.serve(password) as database, contextlib.ExitStack() as stack:
         client = {
             **os.environ,
             "PREFECT_HOME": str(tmp_path / "home"),
