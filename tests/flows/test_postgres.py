@@ -112,12 +112,16 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
             "PREFECT_API_URL": api,
             "PREFECT_API_AUTH_STRING": auth,
             "PREFECT_CLI_PROMPT": "false",
+            "PREFECT_API_REQUEST_TIMEOUT": "300",
         }
         server = {
             **client,
             "PREFECT_API_DATABASE_CONNECTION_URL": database,
             "PREFECT_SERVER_API_AUTH_STRING": auth,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # A machine that has other things to do is no failure.
+            "PREFECT_API_DATABASE_TIMEOUT": "120",
+            "PREFECT_API_DATABASE_CONNECTION_TIMEOUT": "120",
         }
         prefect = [sys.executable, "-m", "prefect"]
         start = [*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
