@@ -67,9 +67,8 @@ def restore_commit(
     stages = resolve_stages(target)
     outputs = [one for one in _outputs(target, stages) if _chosen(one.path, only or [])]
     if not outputs:
-        raise StorageError(
-            f"commit {wanted[:12]} names no output{f' at {only}' if only else ''}: no stage had run there"
-        )
+        where = f" at {', '.join(only)}" if only else ""
+        raise StorageError(f"commit {wanted[:12]} names no output{where}: no stage had run there")
     name = _remote(target, remote)
     absent = missing(target, outputs)
     if absent and name:
@@ -77,9 +76,9 @@ def restore_commit(
         _dvc(target, "fetch", "--remote", name, *([one.path for one in outputs] if only else []))
         absent = missing(target, outputs)
     if absent:
-        place = f"the remote `{name}`" if name else "a remote, because DVC has no default one"
+        place = f"whole in the remote `{name}`" if name else "in a remote, because DVC has no default one"
         raise StorageError(
-            f"{len(absent)} objects of commit {wanted[:12]} are neither in the cache nor in {place}:{_named(absent)}\n"
+            f"{len(absent)} objects of commit {wanted[:12]} are neither in the cache nor {place}:{_named(absent)}\n"
             "Push them from a machine that has them (`dvc push`), or restore another part with --only"
         )
     if code := _dvc(target, "checkout", "--force", *(one.path for one in outputs)):
