@@ -152,7 +152,7 @@ def test_a_cancelled_run_leaves_no_process_and_gives_back_what_it_held(project, 
     assert capfd.readouterr().out.startswith("2 of 4 stages ran")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_no_process_outlives_a_killed_or_interrupted_flow(project, flow, capfd, api, number):
     repro(project)
     (project / "params.yaml").write_text("repeat: 5\nhardware: {device: cpu}\n")
