@@ -19,7 +19,7 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(prefect_home: Path) -> Iterator[str]:
     """The address of a server that asks for FUSION_UI_AUTH. It ends with the tests, also when these are killed."""
     from flows.environment import prepare
