@@ -35,7 +35,7 @@ from flows.supervisor import processes_with
 from tests.e2e.project import Project, copy_project
 
 VARIANT = "micro"
-PATIENCE = float(os.environ.get("FUSION_TEST_PATIENCE", "300"))
+PATIENCE = 300.0 * float(os.environ.get("FUSION_TEST_SLOWNESS", "1"))
 KINDS = (
     "stage killed",
     "DVC killed",

@@ -44,6 +44,6 @@ Variant: Any = one_of(_variants)
 StageName: Any = one_of(_stages)
 
 
-def kinds_of(flow: str) -> Any:
-    """The type of `from_stage` and `until_stage` in a flow's form."""
-    return one_of(_kinds.get(flow, []))
+def kinds_of(flow: str) -> list[str]:
+    """The kinds of stages of a flow, in the order of dvc.yaml."""
+    return _kinds.get(flow, [])

@@ -14,10 +14,8 @@ from typing import IO
 
 from flows.supervisor import TOKEN, end_all, processes_with
 from fusion.lineage.stages import Stage
+from fusion.secrecy import mask
 
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|AUTH|CREDENTIAL|API_KEY|ACCESS_KEY|PRIVATE_KEY|WEBHOOK")
-NO_SECRETS = ("FUSION_STAGE_TOKEN", "PREFECT__CONTROL_TOKEN")
-SHORTEST_SECRET = 6
 LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 KEPT_LINES = 200
@@ -56,16 +54,6 @@ class Outcome:
         return own[-1] if own else f"ended with exit code {self.code if code is None else code} and said nothing"
 
 
-def secrets_of(environment: Mapping[str, str]) -> list[str]:
-    """The values of variables whose name says that they are secret, the longest first."""
-    found = {
-        value.strip()
-        for name, value in environment.items()
-        if SECRET_NAME.search(name.upper()) and name not in NO_SECRETS and len(value.strip()) >= SHORTEST_SECRET
-    }
-    return sorted(found, key=len, reverse=True)
-
-
 def supervised(
     command: list[str], root: Path, environment: Mapping[str, str], service: bool = False, output: int = subprocess.PIPE
 ) -> tuple[subprocess.Popen[bytes], str]:
@@ -97,15 +85,12 @@ def run_command(
 
     A progress bar that draws over itself gives one line each time it is drawn.
     """
-    secrets = secrets_of(environment)
     process, token = supervised(command, root, environment)
     assert process.stdin is not None and process.stdout is not None
     lines: list[str] = []
 
     def hand_on(raw: bytes) -> None:
-        line = CONTROL.sub("", raw.decode("utf-8", "replace")).rstrip()
-        for secret in secrets:
-            line = line.replace(secret, "******")
+        line = mask(CONTROL.sub("", raw.decode("utf-8", "replace")).rstrip(), environment)
         if line:
             lines.append(line)
             del lines[:-KEPT_LINES]

@@ -14,10 +14,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
+from flows import results
 from flows.command import run_command
+from flows.errors import FlowError
 from flows.lock import RUN_ID
 from flows.page import score_rows, show_reports, show_scores
-from flows.plan import stage_environment
+from flows.plan import RETRIES, RETRY_SECONDS, stage_environment
+from flows.stage import TRANSIENT, may_try_again
 from flows.stopping import stop_of
 
 OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "log_prints": False}
@@ -68,22 +71,32 @@ def scores(root: str, run_id: str, variants: list[str]) -> State:
     return state
 
 
-@task(name="push", task_run_name="push", **OPTIONS)
+@task(
+    name="push",
+    task_run_name="push",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=may_try_again,
+    **OPTIONS,
+)
 def push(root: str, run_id: str) -> State:
-    """Pushes the data of this commit to the DVC remote (flows/results.py)."""
-    from flows.results import push as push_data
-
-    push_data(Path(root))
-    return Completed(message="push: done")
+    """Pushes the data of the run to the DVC remote."""
+    try:
+        files = results.push(Path(root), say=get_run_logger().info, environment={RUN_ID: run_id})
+    except results.PushError as error:
+        return Failed(message=f"push: {error}", name=TRANSIENT if error.retryable else None)
+    return Completed(message=f"push: {files} files")
 
 
 @task(name="commit", task_run_name="commit", **OPTIONS)
 def commit(root: str, run_id: str) -> State:
-    """Commits dvc.lock and records/ on a branch of this run when they changed (flows/results.py)."""
-    from flows.results import commit as commit_results
-
-    branch = commit_results(Path(root), run_id)
-    return Completed(message=f"commit: {branch}" if branch else "commit: nothing changed")
+    """Commits dvc.lock and records/ on a branch of this run, when they changed."""
+    try:
+        branch = results.commit(Path(root), run_id)
+    except FlowError as error:
+        return Failed(message=f"commit: {error}")
+    get_run_logger().info("%s", f"committed on the branch {branch}" if branch else "nothing changed: nothing committed")
+    return Completed(message=f"commit: {branch or 'nothing changed'}")
 
 
 @task(name="publish", task_run_name="publish", **OPTIONS)

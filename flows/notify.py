@@ -6,6 +6,7 @@ the flow's own process; when that is killed with everything else, an automation 
 (docs/operations.md).
 """
 
+import contextvars
 import json
 import logging
 import os
@@ -22,12 +23,13 @@ BLOCK = "fusion-notify-url"
 SECONDS = 10.0
 SENDING_SECONDS = 5.0
 
-logger = logging.getLogger("prefect.flow_runs.notify")
+logger = logging.getLogger("fusion.notify")
 
 
 def notify(flow: Any, flow_run: Any, state: Any) -> None:
     """Posts what `message` says. Does nothing when there is no address, and returns within `SECONDS` in any case."""
-    thread = threading.Thread(target=_tell, args=(flow, flow_run, state), name="notify", daemon=True)
+    inside = contextvars.copy_context()  # Prefect keeps the run's settings there.
+    thread = threading.Thread(target=inside.run, args=(_tell, flow, flow_run, state), name="notify", daemon=True)
     thread.start()
     thread.join(SECONDS)
     if thread.is_alive():
@@ -73,7 +75,10 @@ def send(address: str, document: dict[str, str]) -> None:
 
 def _from_block() -> str | None:
     from prefect.blocks.system import Secret
+    from prefect.settings import get_current_settings
 
+    if get_current_settings().api.url is None:
+        return None  # There is no server to ask, and asking would start one.
     try:
         block: Any = Secret.load(BLOCK, _sync=True)
     except ValueError:  # There is none of that name.

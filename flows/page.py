@@ -212,8 +212,11 @@ def show_reports(root: Path, variants: list[str]) -> None:
         path = root / "reports" / variant / "report.html"
         if not path.is_file():
             continue
-        served = os.environ.get(REPORTS_URL)
-        link = f"{served.rstrip('/')}/{variant}/report.html" if served else path.resolve().as_uri()
+        served, project = os.environ.get(REPORTS_URL), Path(os.environ.get("FUSION_PROJECT", "."))
+        below = path.resolve().is_relative_to(project.resolve())
+        link = path.resolve().as_uri()
+        if served and below:
+            link = f"{served.rstrip('/')}/{path.resolve().relative_to(project.resolve()).as_posix()}"
         create_link_artifact(
             link, link_text=f"Report of {variant}", key=artifact_key("report", variant), description=str(path)
         )

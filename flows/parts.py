@@ -5,7 +5,7 @@ are one function, `carry_out`, over different selections of stages. The paramete
 params.yaml of the commit allows; none of them changes what a stage does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,8 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from flows.choices import StageName, Variant, WhenBusy, kinds_of  # noqa: E402
+from flows.choices import StageName, Variant, WhenBusy, kinds_of, one_of  # noqa: E402
+from flows.notify import notify  # noqa: E402
 from flows.run import Request, carry_out  # noqa: E402
 from flows.selection import Selection  # noqa: E402
 
@@ -26,35 +27,54 @@ keep_states_off_the_terminal()
 
 MOST_PARALLEL = 8
 WHOLE = "pipeline"
+BEGINNING, END = "beginning", "end"
+"""In the form, beside the kinds of stages."""
 OPTIONS: dict[str, Any] = {
     "log_prints": False,
     "persist_result": False,
     "validate_parameters": False,  # The run says what is wrong with them, in its first line.
+    "on_failure": [notify],
+    "on_crashed": [notify],
+    "on_cancellation": [notify],
     "task_runner": ThreadPoolTaskRunner(max_workers=MOST_PARALLEL),
 }
 
 
-def _form(part: str) -> dict[str, Any]:
-    """The types of a flow's parameters, with the choices of this working tree, and what the form says about each."""
-    kind = kinds_of(part)
-    return {
-        "variants": Annotated[
-            list[Variant], Field(description="Only what these of run.variants in params.yaml need; none: all of them.")
-        ],
-        "from_stage": Annotated[
-            kind | None, Field(description="Start with this kind of stage; what it needs has to be up to date.")
-        ],
-        "until_stage": Annotated[kind | None, Field(description="End with this kind of stage.")],
-        "targets": Annotated[list[StageName], Field(description="Only these stages, and what they need.")],
-        "dry_run": Annotated[bool, Field(description="Say what would start, and why, without starting it.")],
-        "force": Annotated[bool, Field(description="Run stages that did not change, too.")],
-        "push": Annotated[bool, Field(description="Push the data, and commit dvc.lock and records on a branch.")],
-        "publish": Annotated[bool, Field(description="Publish the packages when everything went well.")],
-        "commit": Annotated[str, Field(description="A commit, branch or tag, to run in a working tree of its own.")],
-        "when_busy": Annotated[WhenBusy, Field(description="What to do when another run has the working tree.")],
-        "parallel": Annotated[int, Field(ge=1, le=MOST_PARALLEL, description="Stages that may run side by side.")],
-        "root": Annotated[str, Field(description="The project's folder.")],
+ABOUT = {
+    "name": "What it needs has to be up to date.",
+    "variants": "Only what these of run.variants in params.yaml need; none: all of them.",
+    "from_stage": "Start with this kind of stage; what it needs has to be up to date.",
+    "until_stage": "End with this kind of stage.",
+    "targets": "Only these stages, and what they need.",
+    "dry_run": "Say what would start, and why, without starting it.",
+    "force": "Run stages that did not change, too.",
+    "push": "Push the data to the DVC remote.",
+    "publish": "Publish the packages when everything went well.",
+    "commit": "A commit, branch or tag: run in a working tree of its own, commit the results on a branch of the run.",
+    "when_busy": "What to do when another run has the working tree.",
+    "parallel": "Stages that may run side by side.",
+    "root": "The project's folder.",
+}
+"""What the form says about each parameter."""
+
+
+def _with_form(function: Callable[..., State], part: str, what: str) -> Callable[..., State]:
+    """The function with what Prefect makes the form of: types with this working tree's choices, and a docstring."""
+    kinds = kinds_of(part)
+    choices: dict[str, Any] = {
+        "name": StageName,
+        "variants": list[Variant],
+        "from_stage": one_of([BEGINNING, *kinds]) if kinds else str,
+        "until_stage": one_of([*kinds, END]) if kinds else str,
+        "targets": list[StageName],
+        "parallel": Annotated[int, Field(ge=1, le=MOST_PARALLEL)],
     }
+    names = [name for name in function.__annotations__ if name != "return"]
+    function.__annotations__.update({name: choice for name, choice in choices.items() if name in names})
+    told = "\n".join(f"    {name}: {ABOUT[name]}" for name in names)
+    function.__doc__ = f"{what}\n\nArgs:\n{told}\n"
+    function.__name__ = function.__qualname__ = part
+    return function
 
 
 def _flow_of(part: str, what: str) -> Flow[..., Any]:
@@ -62,8 +82,8 @@ def _flow_of(part: str, what: str) -> Flow[..., Any]:
 
     def run(
         variants: Sequence[str] = (),
-        from_stage: str | None = None,
-        until_stage: str | None = None,
+        from_stage: str = BEGINNING,
+        until_stage: str = END,
         targets: Sequence[str] = (),
         dry_run: bool = False,
         force: bool = False,
@@ -75,14 +95,15 @@ def _flow_of(part: str, what: str) -> Flow[..., Any]:
         root: str = ".",
     ) -> State:
         selection = Selection(
-            None if part == WHOLE else part, tuple(variants), from_stage, until_stage, tuple(targets)
-        )  # fmt: skip
+            part=None if part == WHOLE else part,
+            variants=tuple(variants),
+            from_kind=None if from_stage == BEGINNING else from_stage,
+            until_kind=None if until_stage == END else until_stage,
+            targets=tuple(targets),
+        )
         return carry_out(Request(selection, dry_run, force, push, publish, commit, when_busy, parallel, root))
 
-    run.__name__ = run.__qualname__ = part
-    run.__doc__ = what
-    run.__annotations__.update(_form(part))
-    return flow(name=part, description=what, **OPTIONS)(run)
+    return flow(name=part, description=what, **OPTIONS)(_with_form(run, part, what))
 
 
 pipeline = _flow_of(WHOLE, "All stages, from data to package. After a failed stage nothing new starts.")
@@ -104,11 +125,9 @@ def _stage(
     return carry_out(Request(selection, dry_run, force, commit=commit, when_busy=when_busy, root=root))
 
 
-_stage.__annotations__.update({key: value for key, value in _form(WHOLE).items() if key in _stage.__annotations__})
-_stage.__annotations__["name"] = Annotated[
-    StageName, Field(description="The stage; what it needs has to be up to date.")
-]
-stage = flow(name="stage", description="One stage by its name.", **OPTIONS)(_stage)
+stage = flow(name="stage", description="One stage by its name.", **OPTIONS)(
+    _with_form(_stage, "stage", "One stage by its name.")
+)
 
 FLOWS: dict[str, Flow[..., Any]] = {
     one.name: one for one in (pipeline, data, training, evaluation, publishing, stage)

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what would start, and why")
     parser.add_argument("--wait", action="store_true", help="wait when another flow is running in this working tree")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="stages side by side (default: 1)")
-    parser.add_argument("--push", action="store_true", help="push the data, commit dvc.lock and records on a branch")
+    parser.add_argument("--push", action="store_true", help="push the data to the DVC remote at the end")
     parser.add_argument("--publish", action="store_true", help="publish the packages at the end")
     options = parser.parse_args(arguments)
     root = Path(".")
@@ -73,15 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> Any:
-    from flows.parts import FLOWS as ALL  # Prefect reads its settings at import: the server's address has to be there.
+    # Prefect reads its settings at import: the server's address has to be there.
+    from flows.parts import BEGINNING, END
+    from flows.parts import FLOWS as ALL
 
     when_busy = "wait" if options.wait else "refuse"
     if options.only:
         return ALL["stage"](name=options.only, force=options.force, when_busy=when_busy, return_state=True)
     return ALL[options.flow](
         variants=options.variant,
-        from_stage=options.from_kind,
-        until_stage=options.until_kind,
+        from_stage=options.from_kind or BEGINNING,
+        until_stage=options.until_kind or END,
         targets=options.target,
         force=options.force,
         push=options.push,

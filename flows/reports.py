@@ -1,4 +1,4 @@
-"""Serves the folder reports/ so that the page can link to a report: read only, and closed like the server itself."""
+"""Serves the reports so that the page can link to them: read only, nothing else, and closed like the server itself."""
 
 import base64
 import functools
@@ -8,11 +8,15 @@ import threading
 from http import HTTPStatus
 from pathlib import Path
 
+from flows.worktree import FOLDER
+
+FOLDERS = ("reports", f"{FOLDER}/reports")
+"""Of the project, and of the working tree of scheduled runs."""
 REALM = 'Basic realm="reports"'
 
 
 class _Reports(http.server.SimpleHTTPRequestHandler):
-    """GET and HEAD of files below one folder."""
+    """GET and HEAD of files below the project's folders of reports."""
 
     def __init__(self, *arguments: object, secret: str, directory: str) -> None:
         self._secret = secret
@@ -27,6 +31,15 @@ class _Reports(http.server.SimpleHTTPRequestHandler):
             super().do_HEAD()
 
     def _allowed(self) -> bool:
+        if not self._known():
+            return False
+        path = Path(self.translate_path(self.path)).resolve()
+        if any(path.is_relative_to((Path(self.directory) / folder).resolve()) for folder in FOLDERS):
+            return True
+        self.send_error(HTTPStatus.NOT_FOUND)
+        return False
+
+    def _known(self) -> bool:
         expected = "Basic " + base64.b64encode(self._secret.encode()).decode("ascii")
         given = self.headers.get("Authorization", "")
         if not self._secret or hmac.compare_digest(given.encode(), expected.encode()):
@@ -41,10 +54,9 @@ class _Reports(http.server.SimpleHTTPRequestHandler):
         """Nothing: what is read is nobody's business."""
 
 
-def serve_reports(folder: Path, host: str, port: int, secret: str) -> str:
-    """Serves `folder` from a thread of this process; the address. With a secret, `user:password` has to be given."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = functools.partial(_Reports, secret=secret, directory=str(folder))
+def serve_reports(project: Path, host: str, port: int, secret: str) -> str:
+    """Serves them from a thread of this process; the address. With a secret, `user:password` has to be given."""
+    handler = functools.partial(_Reports, secret=secret, directory=str(project))
     server = http.server.ThreadingHTTPServer((host, port), handler)
     threading.Thread(target=server.serve_forever, name="reports", daemon=True).start()
     return f"http://{host}:{server.server_address[1]}"

@@ -1,6 +1,6 @@
 """One run of a selection of stages in one working tree: lock, sweep, one `dvc status`, the stages, what follows."""
 
-import importlib.util
+import concurrent.futures
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +11,16 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows import extra
+from flows import extra, worktree
 from flows.errors import FlowError
 from flows.limits import create_limits, mark_dead_runs
-from flows.lock import Stopped, WhenBusy, worktree_lock
+from flows.lock import RUN_ID, Stopped, WhenBusy, worktree_lock
 from flows.page import show_plan
 from flows.plan import changes
-from flows.running import Ran, run_stages
+from flows.running import LOOK_SECONDS, Ran, run_stages
 from flows.selection import Kind, Selection, choose, kind_of, read_kinds, refuse_stale_inputs, variants_of
 from flows.stopping import Stop, Watch, stopping
+from flows.supervisor import end_all, processes_with
 from flows.sweep import forget_good_lock, keep_good_lock, order_lock, registered, sweep
 from fusion.errors import FusionError
 from fusion.lineage.stages import Stage, resolve_stages
@@ -45,27 +46,23 @@ def carry_out(request: Request) -> State:
     logger = get_run_logger()
     run_id = str(flow_run.id)
     try:
-        root = working_tree(request.commit, Path(request.root))
+        root = Path(request.root)
+        if request.commit:
+            root = (root / worktree.FOLDER).absolute()
         with Watch(run_id) as watch, stopping(watch.stop):
             lock = worktree_lock(
                 root, run_id, request.when_busy, watch.stop.wait, lambda holder: logger.info("waits for %s", holder)
             )
-            with lock, registered(root, run_id):
+            with lock:
                 clear_leftovers(root, run_id)
-                return Run(request, root, run_id, watch.stop).state()
+                if request.commit:
+                    worktree.prepare(Path(request.root), request.commit, root)
+                with registered(root, run_id):
+                    return Run(request, root, run_id, watch.stop).state()
     except Stopped as error:
         return Cancelled(message=str(error))
     except (FlowError, FusionError) as error:
         return Failed(message=str(error))
-
-
-def working_tree(commit: str, root: Path) -> Path:
-    """Where the run works: `root`, or the persistent working tree of a pinned commit (flows/worktree.py)."""
-    if not commit:
-        return root
-    if importlib.util.find_spec("flows.worktree") is None:
-        raise FlowError(f"cannot run `{commit}`: this version keeps no working trees for pinned commits")
-    return Path(importlib.import_module("flows.worktree").prepare(commit))
 
 
 def clear_leftovers(root: Path, run_id: str) -> None:
@@ -146,19 +143,28 @@ class Run:
         of_run = list(self.request.selection.variants) or variants_of(resolve_stages(self.root), kinds)
         where = (str(self.root), self.run_id)
         tasks: list[tuple[Any, tuple[Any, ...]]] = []
-        if made & {"evaluation", "publishing"}:
+        if of_run and made & {"evaluation", "publishing"}:
             tasks.append((extra.scores, (*where, of_run)))
-        if "publishing" in made:
+        if of_run and "publishing" in made:
             tasks.append((extra.report, (*where, of_run)))
         if self.request.push:
-            tasks += [(extra.push, where), (extra.commit, where)]
+            tasks.append((extra.push, where))
+        if self.request.commit:
+            tasks.append((extra.commit, where))
         if self.request.publish:
             tasks.append((extra.publish, (*where, of_run)))
         done = Ran()
         for task, arguments in tasks:
             future = task.submit(*arguments)
-            future.wait()
+            self._wait(future)
             if not future.state.is_completed():
                 done.failed = future.state
                 break
         return done
+
+    def _wait(self, future: Any) -> None:
+        """Waits for a task that is no stage; when the run has to stop, ends the processes that the task has started."""
+        while not concurrent.futures.wait([future.wrapped_future], timeout=LOOK_SECONDS).done:
+            if self.stop.is_set():
+                end_all(lambda: processes_with(RUN_ID, self.run_id))
+        future.wait()

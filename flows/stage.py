@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger, task
@@ -128,7 +128,8 @@ def _progress_artifact(name: str) -> Any:
             update_progress_artifact(made[0], progress=reached.percent, description=reached.text)
         else:
             key = re.sub(r"[^a-z0-9]+", "-", f"progress-{name}".lower()).strip("-")
-            made.append(create_progress_artifact(progress=reached.percent, key=key, description=reached.text))
+            new = create_progress_artifact(progress=reached.percent, key=key, description=reached.text)
+            made.append(cast(UUID, new))  # A coroutine only where an event loop runs.
 
     return write
 

@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise FlowError(f"--host {options.host} opens the page to others: set {AUTHENTICATION}=user:password first")
         if not (root / "prefect.yaml").is_file():
             raise FlowError("prefect.yaml is not here: run the command in the project's folder")
-        reports = serve_reports(root / "reports", options.host, options.reports_port or options.port + 1, secret)
+        reports = serve_reports(root, options.host, options.reports_port or options.port + 1, secret)
         environment = {**os.environ}
         environment.setdefault(REPORTS_URL, reports)
         environment["FUSION_PROJECT"] = str(root)

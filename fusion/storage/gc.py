@@ -123,9 +123,7 @@ def check_branches_are_known(top: Path) -> None:
         try:
             listed = git(top, "ls-remote", "--heads", "--tags", name).splitlines()
         except CheckoutError as error:
-            raise StorageError(
-                f"branches of `{name}` cannot be asked for, and they may need the data: {error}"
-            ) from error
+            raise StorageError(f"branches of `{name}`, which may need the data, are out of reach: {error}") from error
         for line in listed:
             commit, _, ref = line.partition("\t")
             try:
@@ -161,11 +159,11 @@ def _made_by(repo: Any) -> dict[str, str]:
 def _show(
     place: Place, old: dict[str, Object], young: dict[str, Object], kept: int, hours: float, names: dict[str, str]
 ) -> None:
-    print(f"{place.name}: {kept / 1e6:,.1f} MB needed; not needed: {len(old):,} objects, {size(old)}")
+    print(f"{place.name}: {readable(kept)} needed; not needed: {len(old):,} objects, {size(old)}")
     largest = sorted(old, key=lambda hash_: -old[hash_].size)[:LARGEST]
     labelled = [hash_ for hash_ in old if hash_ in names and hash_ not in largest][:LARGEST]
     for hash_ in [*largest, *labelled]:
-        print(f"  {hash_:<36} {old[hash_].size / 1e6:10,.3f} MB  {names.get(hash_, '')}".rstrip())
+        print(f"  {hash_:<36} {readable(old[hash_].size):>10}  {names.get(hash_, '')}".rstrip())
     if len(old) > len(largest) + len(labelled):
         print(f"  and {len(old) - len(largest) - len(labelled):,} more")
     if young:
@@ -173,5 +171,14 @@ def _show(
 
 
 def size(objects: dict[str, Object]) -> str:
-    """Their sizes together, in MB."""
-    return f"{sum(one.size for one in objects.values()) / 1e6:,.1f} MB"
+    """Their sizes together, for a person."""
+    return readable(sum(one.size for one in objects.values()))
+
+
+def readable(count: float) -> str:
+    """Bytes in the unit that fits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"

@@ -60,8 +60,8 @@ def needed_objects(repository: Path, tips_only: bool = False) -> Needed:
                 "it, or run `git worktree prune` if it is gone"
             )
         needed.worktrees += 1
-        for path in _named_files(folder):
-            needed.add(_parsed(path.read_bytes(), str(path)), f"worktree {folder}, at {head[:12]}")
+        for file in _named_files(folder):
+            needed.add(_parsed(file.read_bytes(), str(file)), f"worktree {folder}, at {head[:12]}")
     commits = _commits(repository, tips_only)
     needed.commits = len(commits)
     blobs: dict[str, str] = {}

@@ -67,9 +67,8 @@ def restore_commit(
     stages = resolve_stages(target)
     outputs = [one for one in _outputs(target, stages) if _chosen(one.path, only or [])]
     if not outputs:
-        raise StorageError(
-            f"commit {wanted[:12]} names no output{f' at {only}' if only else ''}: no stage had run there"
-        )
+        where = f" at {', '.join(only)}" if only else ""
+        raise StorageError(f"commit {wanted[:12]} names no output{where}: no stage had run there")
     name = _remote(target, remote)
     absent = missing(target, outputs)
     if absent and name:
@@ -77,15 +76,15 @@ def restore_commit(
         _dvc(target, "fetch", "--remote", name, *([one.path for one in outputs] if only else []))
         absent = missing(target, outputs)
     if absent:
-        names = "".join(f"\n  {path} ({hash_})" for path, hash_ in list(absent.items())[:TOLD])
-        more = f"\n  and {len(absent) - TOLD} more" if len(absent) > TOLD else ""
-        place = f"the remote `{name}`" if name else "a remote, because DVC has no default one"
+        place = f"whole in the remote `{name}`" if name else "in a remote, because DVC has no default one"
         raise StorageError(
-            f"{len(absent)} objects of commit {wanted[:12]} are neither in the cache nor in {place}:{names}{more}\n"
+            f"{len(absent)} objects of commit {wanted[:12]} are neither in the cache nor {place}:{_named(absent)}\n"
             "Push them from a machine that has them (`dvc push`), or restore another part with --only"
         )
     if code := _dvc(target, "checkout", "--force", *(one.path for one in outputs)):
-        raise StorageError(f"dvc checkout in {target} failed with exit code {code}; it said why above")
+        damaged = missing(target, outputs)  # DVC takes a damaged object out of the cache.
+        said = f"; these objects are damaged where they came from:{_named(damaged)}" if damaged else ""
+        raise StorageError(f"dvc checkout in {target} ended with {code} and said why above{said}")
     count, size = verify(target, stages, outputs)
     lines = [
         f"restored {wanted[:12]} in {target}",
@@ -95,6 +94,13 @@ def restore_commit(
         if name.startswith("package@") and not only and any(one.stage == name for one in outputs):
             lines.append(f"{name}: lineage digest {ancestry_of(name, target).digest}")
     return "\n".join([*lines, f"to work there: cd {_shown(target)} && make env"])
+
+
+def _named(absent: dict[str, str]) -> str:
+    lines = [f"{path} ({hash_})" for path, hash_ in absent.items()]
+    return "".join(
+        f"\n  {line}" for line in [*lines[:TOLD], *([f"and {len(lines) - TOLD} more"] if lines[TOLD:] else [])]
+    )
 
 
 def _shown(path: Path) -> str:

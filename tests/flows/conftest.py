@@ -11,18 +11,22 @@ from tests.flows.flow_project import HERE, make_project
 AUTH = "tester:not-a-real-secret"
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="session", autouse=True)
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect reads its home once, at import: set before the first test imports a flow."""
+    home = tmp_path_factory.mktemp("prefect")
+    os.environ["PREFECT_HOME"] = str(home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(prefect_home: Path) -> Iterator[str]:
     """The address of a server that asks for FUSION_UI_AUTH. It ends with the tests, also when these are killed."""
     from flows.environment import prepare
     from flows.server import start_server
 
     before = dict(os.environ)
-    os.environ |= {
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "FUSION_UI_AUTH": AUTH,
-        "FUSION_RETRY_SECONDS": "3",
-    }
+    os.environ |= {"FUSION_UI_AUTH": AUTH, "FUSION_RETRY_SECONDS": "3"}
     prepare(HERE)
     running = start_server(HERE, os.environ)
     os.environ["PREFECT_API_URL"] = running.url

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,20 +44,18 @@ def _as_somebody() -> tuple[list[str], str | None]:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, password: str) -> Iterator[str]:
-    """Runs a server with an empty database `prefect`; gives the address for Prefect, with the password in it."""
+def serve(password: str) -> Iterator[str]:
+    """Runs a server with an empty database `prefect`; gives the address for Prefect, with the password in it.
+
+    Its files are not in a test's own folder: pytest closes that to other users, again and again.
+    """
     before, user = _as_somebody()
-    folder.mkdir(parents=True)
-    if user is not None:
-        shutil.chown(folder, user)
-        for parent in folder.parents:
-            if parent.stat().st_uid == os.geteuid() and parent != Path("/tmp"):
-                parent.chmod(parent.stat().st_mode | 0o011)
-            if parent == Path("/tmp"):
-                break
-    secret = folder.parent / f"{folder.name}.password"
+    folder = Path(tempfile.mkdtemp(prefix="fusion-postgres-"))
+    secret = folder / "password"
     secret.write_text(password)
-    secret.chmod(0o644)
+    for path in (folder, secret):
+        if user is not None:
+            shutil.chown(path, user)
 
     def run(name: str, *arguments: str) -> None:
         command = [*before, program(name) or name, *arguments]
@@ -77,6 +76,7 @@ def serve(folder: Path, password: str) -> Iterator[str]:
         yield f"postgresql+asyncpg://prefect:{password}@127.0.0.1:{port}/prefect"
     finally:
         run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 def _create(port: int, password: str) -> None:

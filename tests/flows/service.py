@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ import psutil
 
 from flows.environment import prepare
 from flows.server import free_port
-from tests.flows.flow_project import HERE, alive, environment, wait_for
+from tests.flows.flow_project import HERE, SLOWNESS, alive, environment, wait_for
 
-PATIENCE = float(os.environ.get("FUSION_TEST_PATIENCE", "300"))
+PATIENCE = 300.0
 
 
 class Service:
@@ -54,7 +53,7 @@ class Service:
         """Ends it as Ctrl-C does."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(PATIENCE)
+            self.process.wait(PATIENCE * SLOWNESS)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`python -m flows.start` with these words."""

@@ -104,7 +104,7 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     api = f"http://127.0.0.1:{port}/api"
-    with postgres.serve(tmp_path / "postgres", password) as database, contextlib.ExitStack() as stack:
+    with postgres.serve(password) as database, contextlib.ExitStack() as stack:
         client = {
             **os.environ,
             "PREFECT_HOME": str(tmp_path / "home"),
@@ -112,12 +112,16 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
             "PREFECT_API_URL": api,
             "PREFECT_API_AUTH_STRING": auth,
             "PREFECT_CLI_PROMPT": "false",
+            "PREFECT_API_REQUEST_TIMEOUT": "300",
         }
         server = {
             **client,
             "PREFECT_API_DATABASE_CONNECTION_URL": database,
             "PREFECT_SERVER_API_AUTH_STRING": auth,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # A machine that has other things to do is no failure.
+            "PREFECT_API_DATABASE_TIMEOUT": "120",
+            "PREFECT_API_DATABASE_CONNECTION_TIMEOUT": "120",
         }
         prefect = [sys.executable, "-m", "prefect"]
         start = [*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)]

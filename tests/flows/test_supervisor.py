@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.command import run_command, secrets_of
+from flows.command import run_command
 from flows.progress import read_progress
-from tests.flows.flow_project import alive, environment, wait_for
+from tests.flows.flow_project import SLOWNESS, alive, environment, wait_for
 
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); open('ready', 'w'); time.sleep(600)"
 LEAVES_ONE = (
@@ -31,12 +31,12 @@ def supervise(code: str, folder: Path, *options: str) -> subprocess.Popen[bytes]
 
 def test_the_exit_code_is_the_commands_own(tmp_path):
     for code, expected in (("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137), ("", 0)):
-        assert supervise(code, tmp_path).wait(120) == expected
+        assert supervise(code, tmp_path).wait(120 * SLOWNESS) == expected
 
 
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path):
     """Also a process that ignores SIGTERM, left the session and cleaned its environment."""
-    assert supervise(LEAVES_ONE, tmp_path).wait(120) == 0
+    assert supervise(LEAVES_ONE, tmp_path).wait(120 * SLOWNESS) == 0
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
@@ -49,7 +49,7 @@ def test_a_running_command_ends_with_its_caller_and_with_its_supervisor(tmp_path
     if kind == "the caller goes":
         assert supervisor.stdin is not None
         supervisor.stdin.close()
-        assert supervisor.wait(120) == 143
+        assert supervisor.wait(120 * SLOWNESS) == 143
     else:
         supervisor.kill()
         supervisor.wait()
@@ -75,7 +75,7 @@ def test_a_stage_may_save_its_state_and_its_ranks_are_not_hit_before(tmp_path):
     assert wait_for((tmp_path / "up").is_file)
     assert supervisor.stdin is not None
     supervisor.stdin.close()
-    assert supervisor.wait(120) == 143
+    assert supervisor.wait(120 * SLOWNESS) == 143
     assert (tmp_path / "saved").read_text() == "False"
 
 
@@ -100,12 +100,8 @@ def test_lines_come_as_they_are_written_and_secrets_never(tmp_path):
         [sys.executable, "-u", "-c", code], tmp_path, environment(MY_TOKEN="abc-secret-def"), on_line, lambda: False
     )
     assert outcome.code == 4 and outcome.reason() == "last"
-    assert seen[0] == "one ******" and seen[-1] == "last" and len(seen) == 4
+    assert seen[0] == "one ***" and seen[-1] == "last" and len(seen) == 4
     assert "abc-secret-def" not in "\n".join(seen)
-    assert secrets_of({"A_PASSWORD": "longer-one", "B_TOKEN": "longer", "HOME": "/root/longer"}) == [
-        "longer-one",
-        "longer",
-    ]
 
 
 def test_a_command_ends_when_it_is_told_to(tmp_path):
@@ -139,4 +135,4 @@ def test_sigterm_to_the_supervisor_is_the_same(tmp_path):
     supervisor = supervise("open('up', 'w'); import time; time.sleep(600)", tmp_path)
     assert wait_for((tmp_path / "up").is_file)
     supervisor.send_signal(signal.SIGTERM)
-    assert supervisor.wait(120) == 143
+    assert supervisor.wait(120 * SLOWNESS) == 143

@@ -78,10 +78,10 @@ def test_what_anybody_needs_stays_and_nothing_else(store: Store, tmp_path, capsy
     store.collect(yes=False)
     shown = capsys.readouterr().out
     assert store.project.objects() == everything
-    assert all(hash_ in shown for hash_ in gone) and "not needed: 3 objects, 0.0 MB" in shown and "--yes" in shown
+    assert all(hash_ in shown for hash_ in gone) and "not needed: 3 objects, 14.1 kB" in shown and "--yes" in shown
 
     store.collect(hours=24)
-    assert "came within 24 h: 3, 0.0 MB" in capsys.readouterr().out and store.project.objects() == everything
+    assert "came within 24 h: 3, 14.1 kB" in capsys.readouterr().out and store.project.objects() == everything
 
     store.collect()
     assert store.project.objects() == everything - gone
