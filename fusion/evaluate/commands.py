@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from fusion.evaluate.columns.command import columns
-from fusion.settings import load_settings
+from fusion.settings import Settings, load_settings
 
-__all__ = ["columns", "compare", "gate"]
+__all__ = ["columns", "compare", "gate", "with_lmms"]
 
 
 def gate(
@@ -61,3 +61,10 @@ def compare(
         print(json_format.dumps(as_document(rows), indent=1, ensure_ascii=False))
     else:
         print(told(rows, one, other, settings.evaluation.confidence, smallest))
+
+
+def with_lmms(settings: Settings, variant: str) -> None:
+    """`fusion evaluate VARIANT --engine lmms`; no part of the stage `evaluate`."""
+    from fusion.evaluate.lmms.run import evaluate_with_lmms, show
+
+    show(evaluate_with_lmms(settings, variant))

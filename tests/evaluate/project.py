@@ -1,4 +1,4 @@
-"""A small project with an evaluation in it, made by the code that makes real ones, of a model that is told its words."""
+"""A small project with an evaluation in it, made by the code that makes real ones, of a model that is told."""
 
 import io
 import json
