@@ -20,9 +20,7 @@ def answer(results: dict[str, Any], samples: int = 2) -> str:
 
 
 def test_a_result_is_read_by_its_key() -> None:
-    found = read_result(
-        answer({"pope_f1_score,none": 0.8, "pope_f1_score_stderr,none": 0.1}), "pope", ["pope_f1_score"], 2
-    )
+    found = read_result(answer({"pope_f1_score,none": 0.8, "pope_f1_stderr,none": 0.1}), "pope", ["pope_f1_score"], 2)
     assert found.values == {"pope_f1_score": 0.8} and len(found.samples) == 2
 
 
