@@ -274,7 +274,8 @@ def train(
         remove_unused_buffers()
 
 
-for _command in (columns, compare, gate, plan, scratch, zoo):
+_COMMANDS: tuple[Any, ...] = (columns, compare, gate, plan, scratch, zoo)
+for _command in _COMMANDS:
     app.command()(_command)
 
 

@@ -12,6 +12,7 @@ from lmms_eval.api.model import lmms
 
 from fusion.model.checkpoints import load_checkpoint
 from fusion.model.encoding import SampleEncoder
+from fusion.model.template import Message
 
 MAX_NEW_TOKENS = 256
 """Where a task says nothing."""
@@ -81,7 +82,8 @@ class FusionLmms(lmms):
     def _rounds(self, request: Any) -> list[str]:
         text, options, to_visual, to_text, doc_id, task, split = request.args
         doc = self.task_dict[task][split][doc_id]
-        visuals, outputs, facts = to_visual(doc), [], None
+        visuals, facts = to_visual(doc), None
+        outputs: list[str] = []
         while True:
             if outputs:
                 visuals, text, done, outputs, facts = to_text(
@@ -103,7 +105,7 @@ class FusionLmms(lmms):
                 text, target, to_visual, doc_id, task, split = request.args
                 wanted = target if isinstance(target, str) else target(self.task_dict[task][split][doc_id])
                 picture = self._picture(to_visual, task, split, doc_id)
-                turns = [
+                turns: list[Message] = [
                     {"from": "human", "value": _with_picture(text, picture)},
                     {"from": "gpt", "value": str(wanted)},
                 ]
