@@ -16,7 +16,7 @@ from fusion.evaluate.asking import MAX_NEW_TOKENS, AnswerLog, Ask, ask_all
 from fusion.evaluate.benchmark import Benchmark
 from fusion.evaluate.records import weights_sha256
 from fusion.evaluate.score import normalize
-from fusion.hashing import json_sha256
+from fusion.hashing import file_sha256, json_sha256
 from fusion.model.checkpoints import load_checkpoint
 from fusion.model.template import Turn
 
@@ -48,7 +48,7 @@ class CheckpointSystem:
 
         asks = [Ask(str(ids[index]), text, partial(seen, index)) for index, text in enumerate(texts)]
         label = f"{self.name}{', grey picture' if grey else ''}: {benchmark.name}"
-        content = [benchmark.name, grey, benchmark.questions.rows()]
+        content = [benchmark.name, grey, benchmark.questions.rows(), file_sha256(benchmark.images)]
         answers = self.ask(asks, MAX_NEW_TOKENS, label, content, root)
         return [answers[str(name)] for name in ids]
 

@@ -8,7 +8,7 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class OwnScore:
-    """A score with its interval on one benchmark, in percent; of a column of the zoo by its name there and on its scale."""
+    """A score with its interval on one benchmark, in percent; a column of the zoo by its name, on its own scale."""
 
     benchmark: str
     questions: int
