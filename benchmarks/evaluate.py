@@ -113,7 +113,7 @@ def child(folder: Path, checkpoint: Path, questions: int, batch_size: int) -> No
         return inner(asks, max_new_tokens)
 
     system._answer_batch = noted  # type: ignore[method-assign]
-    answers = system.ask(make_asks(questions, 1), 16, "benchmark", "", folder)
+    answers = system.ask(make_asks(questions, 1), 16, "benchmark", "", folder / "logs")
     (folder / "answers.json").write_text(json.dumps(answers, sort_keys=True))
 
 

@@ -1,4 +1,4 @@
-"""Batches give the answers of one at a time, and kills cost a batch each; the benchmark does it with 10,000 questions."""
+"""Batches give the answers of one at a time, and a kill costs a batch; the benchmark has 10,000 questions."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Told:
         self.asked: list[str] = []
 
     def ask(
-        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, root: Path | None = None
+        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, logs: Path | None = None
     ) -> dict[str, str]:
         """Every question, and its picture looked at."""
         self.asked += [ask.id for ask in asks]
