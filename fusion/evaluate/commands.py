@@ -1,4 +1,4 @@
-"""The commands `fusion gate` and `fusion compare`; `fusion columns` lies with the columns."""
+"""The commands `fusion gate` and `fusion compare`; `fusion columns` lies beside."""
 
 import json as json_format
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fusion.evaluate.columns.command import columns
+from fusion.evaluate.columns_command import columns
 from fusion.settings import Settings, load_settings
 
 __all__ = ["columns", "compare", "gate", "with_lmms"]
