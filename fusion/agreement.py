@@ -13,11 +13,13 @@ from fusion.documents import did_you_mean
 from fusion.errors import FusionError
 from fusion.model.template import TEMPLATES
 from fusion.settings import Settings, SettingsError, Variant
+from fusion.zoo.entries import load_zoo
 
 
 def check_agreement(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
     """Raises `SettingsError` with one line, naming file and key, for each value that does not fit."""
     lines = [*_roots(settings, catalog), *_sources(settings, catalog), *_benchmarks(catalog)]
+    lines += [f"params.yaml: {line}" for line in _zoo(settings)]
     for name, variant in settings.variants.items():
         key = f"params.yaml: variants.{name}"
         lines += [f"{key}.{line}" for line in _variant(variant, catalog, root)]
@@ -79,6 +81,25 @@ def _benchmarks(catalog: Catalog) -> Iterator[str]:
             yield f"{entry.file}: benchmarks.{name}.origin.kind: `{entry.origin.kind}` makes no questions"
 
 
+def _zoo(settings: Settings) -> Iterator[str]:
+    """Columns and models that the zoo does not have."""
+    zoo = load_zoo()
+    columns = [column.name for column in zoo.columns]
+    models = [model.name for model in zoo.models]
+    evaluation = settings.evaluation
+    used = [(f"evaluation.roots.{name}", name) for name in evaluation.roots]
+    used += [(f"evaluation.gate.margins.{name}", name) for name in evaluation.gate.margins]
+    for variant, chosen in settings.variants.items():
+        own = f"variants.{variant}.evaluation"
+        used += [(f"{own}.columns.{number}", name) for number, name in enumerate(chosen.evaluation.columns)]
+        reference = chosen.evaluation.gate.reference
+        if reference is not None and reference not in models:
+            yield f"{own}.gate.reference: the zoo has no finished model `{reference}`{did_you_mean(reference, models)}"
+    for key, name in used:
+        if name not in columns:
+            yield f"{key}: the zoo has no column `{name}`{did_you_mean(name, columns)}"
+
+
 def _variant(variant: Variant, catalog: Catalog, root: Path) -> Iterator[str]:
     for stage in variant.stage_names:
         yield from _stage_data(variant, stage, catalog, root)
@@ -87,6 +108,9 @@ def _variant(variant: Variant, catalog: Catalog, root: Path) -> Iterator[str]:
     for name in variant.evaluation.benchmarks:
         if name not in catalog.benchmarks:
             yield f"evaluation.benchmarks.{name}: no such benchmark{did_you_mean(name, catalog.benchmarks)}"
+    for name in variant.evaluation.gate.over_blind:
+        if name not in variant.evaluation.benchmarks:
+            yield f"evaluation.gate.over_blind: {name} is not in evaluation.benchmarks"
     folder = variant.base.tokenizer
     if folder is not None:
         tokens = _added_tokens(root / folder)

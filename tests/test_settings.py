@@ -180,11 +180,9 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 FREE = ("config", "environment")
 """Sections that hold what another library reads."""
 PLACES = [path for path in places(DOCUMENT) if not set(path) & {*FREE, "roots", "shards", "revision", "name"}]
-SECTIONS = [
-    path
-    for path in PLACES
-    if isinstance(reduce(getitem, path, DOCUMENT), dict) and path[-1] not in ("variants", "profiles", "benchmarks")
-]
+NAMED = {"variants", "profiles", "benchmarks", "margins", "over_blind"}
+"""Sections whose keys are names of things, not fields."""
+SECTIONS = [path for path in PLACES if isinstance(reduce(getitem, path, DOCUMENT), dict) and path[-1] not in NAMED]
 
 
 @hypothesis_settings(max_examples=40, deadline=None)

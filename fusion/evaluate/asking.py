@@ -2,16 +2,15 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from tqdm import tqdm
 
 FOLDER = Path("scratch/evaluate")
+"""Logs of answers, by variant, while an evaluation is not finished."""
 
 
 @dataclass(frozen=True)
@@ -33,56 +32,46 @@ class System(Protocol):
     name: str
 
     def ask(
-        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, root: Path | None = None
+        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, logs: Path | None = None
     ) -> dict[str, str]:
-        """Answers by id; `content` is what they depend on besides texts and the system itself."""
+        """Answers by id; `content` is what they depend on besides texts and the system itself.
+
+        With a folder for `logs`, what was answered before a kill is not asked again.
+        """
 
     def render(self, question: str, has_picture: bool) -> str:
         """The prompt in the system's template."""
 
 
 class AnswerLog:
-    """Answers that were given, one JSON line a batch. Made whole by a line's end: a torn last line counts for nothing.
+    """Answers that were given, one JSON line a batch. A line counts when it has its end: a torn last one is cut off.
 
-    `name` must hold everything that answers depend on: weights, questions, settings. Used as a context manager: its
-    folder goes away when the work inside ends well, and stays for the next start when it does not.
+    The name of `path` must hold everything that answers depend on: weights, questions, settings. Whoever has written
+    what the answers are for removes it; until then the next start reads it.
     """
 
-    def __init__(self, name: str, root: Path = Path()) -> None:
-        """Reads what is there; a torn line is cut off."""
-        self._folder = root / FOLDER / name
-        self._path = self._folder / "answers.jsonl"
+    def __init__(self, path: Path) -> None:
+        """Reads what is there."""
+        self._path = path
         self.answers: dict[str, str] = {}
-        self._read()
-
-    def _read(self) -> None:
-        if not self._path.is_file():
+        if not path.is_file():
             return
-        data = self._path.read_bytes()
+        data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].splitlines():
             self.answers |= json.loads(line)
         if whole < len(data):
-            with self._path.open("r+b") as file:
+            with path.open("r+b") as file:
                 file.truncate(whole)
 
     def add(self, answers: Mapping[str, str]) -> None:
         """Writes the answers of a batch; they are on the disk when this returns."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(answers, ensure_ascii=True) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.answers |= answers
-
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        """Removes the log after work that ended well."""
-        if kind is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def ask_all(

@@ -17,8 +17,8 @@ from fusion.evaluate.statistics import Value, estimate
 from fusion.model.template import SampleError
 from fusion.settings import Settings
 
-Answerer = Callable[[Sequence[Question], int], Mapping[str, str]]
-"""Answers by question id, for questions and the longest answer in tokens."""
+Answerer = Callable[[Sequence[Question], int, str], Mapping[str, str]]
+"""Answers by question id, for questions, the longest answer in tokens, and the sha256 of the rows they are of."""
 Renderer = Callable[[Question], str]
 """The prompt in the template, as the model gets it."""
 
@@ -55,7 +55,7 @@ def run_column(
             raise FusionError(f"{len(questions)} questions in {folder}, and the column has {column.questions}")
         facts["evidence"] = evidence(scorer, questions, render, column.max_new_tokens)
         asked = [question for question in questions if question.asked]
-        answers = answer(asked, column.max_new_tokens)
+        answers = answer(asked, column.max_new_tokens, facts["evidence"]["rows"])
         scored = _scored(scorer, questions, answers, settings, submissions, facts, root)
         if not isinstance(scorer, JudgedScorer):
             _submit(scorer, scored.records, submissions)

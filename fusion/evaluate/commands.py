@@ -1,4 +1,4 @@
-"""The commands `fusion gate` and `fusion compare`; `fusion columns` lies with the columns."""
+"""The commands `fusion gate` and `fusion compare`; `fusion columns` lies beside."""
 
 import json as json_format
 import sys
@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from fusion.evaluate.columns.command import columns
-from fusion.settings import load_settings
+from fusion.evaluate.columns_command import columns
+from fusion.settings import Settings, load_settings
 
-__all__ = ["columns", "compare", "gate"]
+__all__ = ["columns", "compare", "gate", "with_lmms"]
 
 
 def gate(
@@ -61,3 +61,10 @@ def compare(
         print(json_format.dumps(as_document(rows), indent=1, ensure_ascii=False))
     else:
         print(told(rows, one, other, settings.evaluation.confidence, smallest))
+
+
+def with_lmms(settings: Settings, variant: str) -> None:
+    """`fusion evaluate VARIANT --engine lmms`; no part of the stage `evaluate`."""
+    from fusion.evaluate.lmms.run import evaluate_with_lmms, show
+
+    show(evaluate_with_lmms(settings, variant))

@@ -89,25 +89,24 @@ def compare(settings: Settings, a: Side, b: Side, smallest: float) -> list[Compa
 
 
 def _column(settings: Settings, name: str, a: Side, b: Side) -> Compared:
-    facts = [side.document["columns"].get(name) for side in (a, b)]
-    values = [None if f is None or f["status"] != "VALID" else float(f["value"]) for f in facts]
-    one, other = facts
+    one, other = (side.document["columns"].get(name) for side in (a, b))
+    x, y = (None if f is None or f["status"] != "VALID" else float(f["value"]) for f in (one, other))
     if one is None or other is None:
-        return Compared(name, *values, None, None, f"not run for {a.name if one is None else b.name}")
+        return Compared(name, x, y, None, None, f"not run for {a.name if one is None else b.name}")
     bad = [f"{side.name}: {f['reason']}" for side, f in ((a, one), (b, other)) if f["status"] != "VALID"]
     if bad:
-        return Compared(name, *values, None, None, f"INVALID, {'; '.join(bad)}")
+        return Compared(name, x, y, None, None, f"INVALID, {'; '.join(bad)}")
     if one["evidence"]["rows"] != other["evidence"]["rows"]:
-        return Compared(name, *values, None, None, "the rows are not the same")
+        return Compared(name, x, y, None, None, "the rows are not the same")
     if (one["scorer"], one["value_name"]) != (other["scorer"], other["value_name"]):
-        return Compared(name, *values, None, None, "the definitions are not the same")
-    numbers = [
+        return Compared(name, x, y, None, None, "the definitions are not the same")
+    old, new = (
         values_again(scorer(one["scorer"]), side.records.filter(pl.col("column") == name))[one["value_name"]]
         for side in (a, b)
-    ]
+    )
     evaluation = settings.evaluation
-    found = difference(*numbers, evaluation.bootstrap_samples, evaluation.confidence, settings.run.seed)
-    return Compared(name, *values, found, None, None)
+    found = difference(old, new, evaluation.bootstrap_samples, evaluation.confidence, settings.run.seed)
+    return Compared(name, x, y, found, None, None)
 
 
 def _greatest(name: str) -> float:

@@ -139,14 +139,14 @@ def _judged(
         status, reason = (Status.PASS if margin["low"] >= least else Status.FAIL), told
     elif name in load_columns() and gate.reference is not None:
         column = load_columns()[name]
-        published, margin = column.published(gate.reference), settings.evaluation.gate.margins.get(name)
-        against = f"{published:.1f}" + (f" - {margin:.1f}" if margin is not None else "")
+        published, allowed = column.published(gate.reference), settings.evaluation.gate.margins.get(name)
+        against = f"{published:.1f}" + (f" - {allowed:.1f}" if allowed is not None else "")
         if column.comparability.status != "same":
             status, reason = Status.INCOMPARABLE, f"{column.comparability.status}: {column.comparability.why}"
-        elif margin is None:
+        elif allowed is None:
             status, reason = Status.INCOMPARABLE, "evaluation.gate.margins has no margin for it"
         else:
-            good = facts["value"] >= published - margin
+            good = facts["value"] >= published - allowed
             status, reason = (Status.PASS if good else Status.FAIL), f"{facts['value'] - published:+.1f} to the zoo"
     else:
         status, reason, against = Status.INCOMPARABLE, "nothing to hold it to", ""

@@ -23,15 +23,18 @@ from fusion.settings import Settings
 
 
 def run_columns(
-    settings: Settings, columns: Sequence[Column], system: System, submissions: Path, root: Path
+    settings: Settings,
+    columns: Sequence[Column],
+    system: System,
+    submissions: Path,
+    root: Path,
+    logs: Path | None = None,
 ) -> dict[str, Outcome]:
-    """The zoo's columns, asked one after the other of one checkpoint."""
+    """The zoo's columns, asked one after the other of one checkpoint; `logs` as in `System.ask`."""
 
-    def answer(name: str, questions: Sequence[Question], max_new_tokens: int) -> dict[str, str]:
+    def answer(name: str, questions: Sequence[Question], max_new_tokens: int, rows: str) -> dict[str, str]:
         asks = [Ask(q.id, q.prompt, q.picture.read if q.picture else None) for q in questions]
-        # The pictures are named here by their references; that their bytes are the same, `rows` of the evidence says.
-        content = [name, [q.picture.name if q.picture else None for q in questions]]
-        return system.ask(asks, max_new_tokens, f"{system.name}: {name}", content, root)
+        return system.ask(asks, max_new_tokens, f"{system.name}: {name}", [name, rows], logs)
 
     def render(question: Question) -> str:
         return system.render(question.prompt, question.picture is not None)

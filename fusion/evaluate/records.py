@@ -7,6 +7,7 @@ From the same table the numbers are made again, so that two checkpoints can be c
 import ast
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -82,7 +83,12 @@ def prompts_sha256(rendered: Iterable[str], max_new_tokens: int) -> str:
 
 def scorer_sha256(scorer: Scorer) -> str:
     """One sha256 over the code that makes the number: the scorer's file and what it imports of fusion.evaluate."""
-    waiting, seen = [type(scorer).__module__], {}
+    return _code_sha256(type(scorer).__module__)
+
+
+@cache
+def _code_sha256(module: str) -> str:
+    waiting, seen = [module], {}
     while waiting:
         name = waiting.pop()
         if name in seen:

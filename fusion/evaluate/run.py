@@ -1,5 +1,6 @@
 """Evaluates a variant: its last and its first trained checkpoint beside two blind baselines, on the same questions."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import polars as pl
 import torch
 
 from fusion.data.store.folders import output_folder, write_parquet
+from fusion.evaluate.asking import FOLDER
 from fusion.evaluate.benchmark import GREY, PRIOR, Benchmark, BenchmarkError, load_benchmark
 from fusion.evaluate.columns.entries import column
 from fusion.evaluate.outcomes import benchmark_outcome, run_columns, write_outcomes
@@ -42,10 +44,11 @@ def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> N
     chosen_columns = [column(name) for name in chosen.evaluation.columns]
     first, last = (root / "checkpoints" / variant / stage for stage in ("stage1", "stage2"))
     trained = CheckpointSystem(f"{variant} stage2", last, settings.evaluation.batch_size, chosen.hardware.device)
+    logs = root / FOLDER / variant
     with output_folder(root / "results" / variant / "evaluation") as folder:
         submissions = folder / "submissions"
-        outcomes = run_columns(settings, chosen_columns, trained, submissions, root)
-        answers = answer_all(settings, variant, benchmarks, trained, root)
+        outcomes = run_columns(settings, chosen_columns, trained, submissions, root, logs)
+        answers = answer_all(settings, variant, benchmarks, trained, root, logs)
         scores: dict[str, Any] = {
             "variant": variant,
             "checkpoints": {"stage1": weights_sha256(first), "stage2": weights_sha256(last)},
@@ -59,20 +62,26 @@ def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> N
         write_json(scores, folder / "scores.json")
         write_json(metrics(scores), folder / "metrics.json")
         write_outcomes(settings, variant, scores["checkpoints"]["stage2"], outcomes, submissions, folder)
+    shutil.rmtree(logs, ignore_errors=True)
 
 
 def answer_all(
-    settings: Settings, variant: str, benchmarks: list[Benchmark], trained: CheckpointSystem, root: Path
+    settings: Settings,
+    variant: str,
+    benchmarks: list[Benchmark],
+    trained: CheckpointSystem,
+    root: Path,
+    logs: Path | None = None,
 ) -> pl.DataFrame:
     """One row per benchmark, system and question: what was asked, expected and answered."""
     chosen = settings.variant(variant)
     frames = []
     for benchmark in benchmarks:
-        frames.append(_frame(benchmark, trained.name, trained.answer(benchmark, root=root)))
-        frames.append(_frame(benchmark, GREY, trained.answer(benchmark, grey=True, root=root)))
+        frames.append(_frame(benchmark, trained.name, trained.answer(benchmark, logs=logs)))
+        frames.append(_frame(benchmark, GREY, trained.answer(benchmark, grey=True, logs=logs)))
     checkpoint = root / "checkpoints" / variant / "stage1"
     first = CheckpointSystem(f"{variant} stage1", checkpoint, settings.evaluation.batch_size, chosen.hardware.device)
-    frames += [_frame(benchmark, first.name, first.answer(benchmark, root=root)) for benchmark in benchmarks]
+    frames += [_frame(benchmark, first.name, first.answer(benchmark, logs=logs)) for benchmark in benchmarks]
     prior = QuestionPrior(training_manifests(chosen, root), chosen.data.tokenizer, root)
     frames += [_frame(benchmark, PRIOR, prior.answer(benchmark)) for benchmark in benchmarks]
     return pl.concat(frames)

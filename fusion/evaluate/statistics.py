@@ -114,7 +114,8 @@ def resampled(values: Sequence[Value], samples: int, seed: int) -> Floats:
 def _per_cluster(term: Term, position: dict[str, int]) -> tuple[Floats, Floats]:
     where = np.array([position[name] for name in term.clusters], dtype=np.int64)
     count = len(position)
-    return np.bincount(where, term.top, count), np.bincount(where, term.bottom, count)
+    top, bottom = (np.array(side, dtype=np.float64) for side in (term.top, term.bottom))
+    return np.bincount(where, top, count).astype(np.float64), np.bincount(where, bottom, count).astype(np.float64)
 
 
 def _draws(clusters: int, samples: int, seed: int) -> Iterator[Floats]:

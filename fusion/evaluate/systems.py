@@ -16,7 +16,7 @@ from fusion.evaluate.asking import MAX_NEW_TOKENS, AnswerLog, Ask, ask_all
 from fusion.evaluate.benchmark import Benchmark
 from fusion.evaluate.records import weights_sha256
 from fusion.evaluate.score import normalize
-from fusion.hashing import json_sha256
+from fusion.hashing import file_sha256, json_sha256
 from fusion.model.checkpoints import load_checkpoint
 from fusion.model.template import Turn
 
@@ -34,10 +34,10 @@ class CheckpointSystem:
         self._device = device
         self._weights: dict[str, str] | None = None
 
-    def answer(self, benchmark: Benchmark, *, grey: bool = False, root: Path | None = None) -> list[str]:
+    def answer(self, benchmark: Benchmark, *, grey: bool = False, logs: Path | None = None) -> list[str]:
         """One answer a question. With `grey` every picture is replaced by a grey one of the same size.
 
-        With `root` the answers are logged below its scratch folder, and a killed run goes on where it stopped.
+        With a folder for `logs`, what was answered before a kill is not asked again.
         """
         ids = benchmark.questions["question_id"].to_list()
         texts = benchmark.questions["question"].to_list()
@@ -48,23 +48,22 @@ class CheckpointSystem:
 
         asks = [Ask(str(ids[index]), text, partial(seen, index)) for index, text in enumerate(texts)]
         label = f"{self.name}{', grey picture' if grey else ''}: {benchmark.name}"
-        content = [benchmark.name, grey, benchmark.questions.rows()]
-        answers = self.ask(asks, MAX_NEW_TOKENS, label, content, root)
+        content = [benchmark.name, grey, benchmark.questions.rows(), file_sha256(benchmark.images)]
+        answers = self.ask(asks, MAX_NEW_TOKENS, label, content, logs)
         return [answers[str(name)] for name in ids]
 
     def ask(
-        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, root: Path | None = None
+        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, logs: Path | None = None
     ) -> dict[str, str]:
         """Answers by id. `content` is what the answers depend on besides weights, batch size, device and length."""
         batch = partial(self._answer_batch, max_new_tokens=max_new_tokens)
-        if root is None:
+        if logs is None:
             return ask_all(asks, batch, self._batch_size, label)
         if self._weights is None:
             self._weights = weights_sha256(self._checkpoint)
         texts = [(one.id, one.text) for one in asks]
         key = json_sha256([self._weights, self._batch_size, self._device, max_new_tokens, texts, content])
-        with AnswerLog(key[:24], root) as log:
-            return ask_all(asks, batch, self._batch_size, label, log)
+        return ask_all(asks, batch, self._batch_size, label, AnswerLog(logs / f"{key[:24]}.jsonl"))
 
     def render(self, question: str, has_picture: bool) -> str:
         """The prompt in the model's template."""

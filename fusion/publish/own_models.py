@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fusion.evaluate.columns.entries import load_columns
 from fusion.hashing import json_sha256
 from fusion.lineage.records import RECORDS, Record, read_records
 from fusion.publish.errors import PublishError
@@ -44,12 +45,28 @@ def _trained(settings: Settings, variant: str, root: Path) -> OwnModel:
         scores = json.loads(path.read_text(encoding="utf-8"))
         weights = json_sha256(scores["checkpoints"]["stage2"])
         rows = tuple(_score(benchmark, value, variant) for benchmark, value in sorted(scores["benchmarks"].items()))
+        rows += _columns(path.with_name("columns.json"), scores["checkpoints"]["stage2"])
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise PublishError(
             f"{path} is not what the evaluation writes ({error!r}): run `dvc repro --force evaluate@{variant}`"
         ) from error
     folder = f"packages/{variant}" if note == "packaged" else f"checkpoints/{variant}/stage2"
     return OwnModel(name, "trained", folder, weights, note, rows)
+
+
+def _columns(path: Path, weights: dict[str, str]) -> tuple[OwnScore, ...]:
+    """The zoo's columns that were run: by their names there where the numbers mean the same, with a word elsewhere."""
+    if not path.is_file():
+        return ()
+    document = json.loads(path.read_text(encoding="utf-8"))
+    known = load_columns()
+    found = []
+    for name, facts in document["columns"].items():
+        if name in known and facts["status"] == "VALID" and document["weights"] == weights:
+            status = known[name].comparability.status
+            told = name if status == "same" else f"{name} ({status})"
+            found.append(OwnScore(told, facts["questions"], facts["value"], facts["low"], facts["high"]))
+    return tuple(found)
 
 
 def _score(benchmark: str, value: dict[str, Any], variant: str) -> OwnScore:

@@ -31,12 +31,12 @@ def build_package(settings: Settings, catalog: Catalog, variant: str, root: Path
     """
     chosen = settings.variant(variant)
     licence = weights_licence(chosen)
-    _pass_gate(settings, variant, root)
     facts = collect_facts(settings, catalog, variant, root)
     ancestry = ancestry_of(f"package@{variant}", root)
     checkpoint = root / "checkpoints" / variant / "stage2"
     if not (checkpoint / "config.json").is_file():
         raise PublishError(f"{checkpoint} holds no checkpoint: run `dvc repro train_stage2@{variant}`")
+    _pass_gate(settings, variant, root)
     with output_folder(root / "packages" / variant) as folder:
         _copy_checkpoint(checkpoint, folder)
         _check_weights(folder, facts)

@@ -10,6 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from fusion.data.catalog import Catalog
+from fusion.evaluate.gate import judge_variant
+from fusion.evaluate.verdict import Status
 from fusion.lineage.ancestry import Ancestry, ancestry_of
 from fusion.lineage.environment import git_state, hardware
 from fusion.lineage.times import StageTime, stage_times
@@ -76,12 +78,16 @@ def write_report(settings: Settings, catalog: Catalog, variant: str, root: Path 
     seed = settings.run.seed
     drawn, wrong = held_out_answers(variant, root, seed, settings.evaluation.report_pictures)
     phases = times_by_phase(ancestry, root)
+    judged = judge_variant(settings, variant, root)
     page = templates().get_template("report.html").render(
         facts=facts,
         licence_sources=licence_table(facts),
         seed=seed,
         curations=[curation(dataset, root, seed) for dataset in facts.datasets],
         charts=[(stage, loss_chart(stage)) for stage in facts.stages],
+        verdicts=[verdict for verdict in judged if verdict.required or verdict.status is not Status.NOT_RUN],
+        blocked=[verdict for verdict in judged if verdict.blocks],
+        not_run=sum(verdict.status is Status.NOT_RUN for verdict in judged),
         drawn=drawn,
         wrong=wrong,
         benchmark_titles={benchmark.name: benchmark.title for benchmark in facts.benchmarks},

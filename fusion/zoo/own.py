@@ -8,7 +8,7 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class OwnScore:
-    """An accuracy in percent with its interval, on one benchmark; zoo columns go by their zoo names."""
+    """A score with its interval on one benchmark, in percent; a column of the zoo by its name, on its own scale."""
 
     benchmark: str
     questions: int

@@ -123,6 +123,20 @@ def test_failed_validation_stops_everything_after_it(built: Project) -> None:
     built.repro()
 
 
+def test_a_model_that_does_not_pass_the_gate_is_not_packaged(built: Project) -> None:
+    params = (built.root / "params.yaml").read_text(encoding="utf-8")
+    built.set("variants.micro.evaluation.gate.over_blind", {"micro-test": 0.9})
+    result = built.repro(check=False)
+    assert result.returncode != 0
+    assert executed(result) == ["settings", "package@micro"], "the gate's settings are none of the evaluation's"
+    assert "micro does not pass the gate: micro-test (FAIL)" in result.stdout + result.stderr
+    judged = built.run("fusion", "gate", "micro", check=False)
+    assert judged.returncode == 1 and "micro: does not pass: micro-test" in judged.stdout
+    (built.root / "params.yaml").write_text(params, encoding="utf-8")
+    built.repro()
+    assert built.run("fusion", "gate", "micro").stdout.endswith("micro: passes\n")
+
+
 def test_one_more_source_touches_no_other(built: Project) -> None:
     before = built.lock()
     catalog = built.root / "data/catalog/micro.yaml"

@@ -1,4 +1,4 @@
-"""A small project with an evaluation in it, made by the code that makes real ones, of a model that is told its words."""
+"""A small project with an evaluation in it, made by the code that makes real ones, of a model that is told."""
 
 import io
 import json
@@ -34,7 +34,7 @@ class Told:
         self.asked: list[str] = []
 
     def ask(
-        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, root: Path | None = None
+        self, asks: Sequence[Ask], max_new_tokens: int, label: str, content: object, logs: Path | None = None
     ) -> dict[str, str]:
         """Every question, and its picture looked at."""
         self.asked += [ask.id for ask in asks]

@@ -75,7 +75,7 @@ def test_holm_by_hand() -> None:
     assert holm([0.5]) == [0.5] and holm([]) == []
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8))
 def test_holm_only_makes_larger_and_keeps_the_order(values: list[float]) -> None:
     adjusted = holm(values)

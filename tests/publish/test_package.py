@@ -112,6 +112,19 @@ def test_only_the_evaluated_weights_are_packaged(run):
         build_package(settings, catalog, "tiny", root)
 
 
+def test_a_model_that_does_not_pass_the_gate_is_not_packaged(run):
+    settings, catalog, root = run
+    path = root / "results/tiny/evaluation/scores.json"
+    scores = json.loads(path.read_text())
+    (margin,) = (row for row in scores["benchmarks"]["scenes-test"]["margins"] if row["group"] == "all")
+    margin |= {"margin": -0.01, "low": -0.04, "high": 0.02}
+    path.write_text(json.dumps(scores))
+    record_again(root)
+    with pytest.raises(PublishError, match=r"does not pass the gate: scenes-test \(FAIL\)\n.*\n.*-1.0% over"):
+        build_package(settings, catalog, "tiny", root)
+    assert not (root / "packages/tiny").exists()
+
+
 def test_weights_that_do_not_load_back_are_refused(run):
     settings, catalog, root = run
     path = root / "checkpoints/tiny/stage2/config.json"

@@ -63,6 +63,7 @@ def test_the_report_is_one_whole_page_that_loads_nothing(run):
         "CC-BY-4.0",
     ):
         assert words in page
+    assert "This model passes." in page and "23 were not run" in page and page.count("<td>PASS</td>") == 2
     assert page.count('<svg class="chart"') == 3 and page.count('class="answer"') > settings.evaluation.report_pictures
     assert path.stat().st_size < 3_000_000
 

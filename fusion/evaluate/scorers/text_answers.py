@@ -102,7 +102,7 @@ class DocVqa(Scorer):
 def anls(answer: str, expected: str, threshold: float = 0.5) -> float:
     """1 - edit distance / length of the longer, 0 below the threshold; case and spaces aside (arXiv 1907.00490)."""
     given, wanted = (" ".join(text.strip().lower().split()) for text in (answer, expected))
-    longer = max(len(answer), len(expected))
+    longer = max(len(answer.upper()), len(expected.upper()))  # as the benchmark measures: the two may differ
     similarity = 1.0 - (edit_distance(given, wanted) / longer if longer else 0.0)
     return similarity if similarity >= threshold else 0.0
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ from fusion.evaluate.scorers.base import Question, Scored
 from fusion.evaluate.scorers.known import scorer
 
 
-def picture(path: Path, colour: str = "red") -> bytes:
-    """A small picture, written to `path` too."""
+@cache
+def encoded(colour: str) -> bytes:
+    """A small picture."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
     return buffer.getvalue()
+
+
+def picture(path: Path, colour: str = "red") -> bytes:
+    """A small picture, written to `path` too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(colour))
+    return encoded(colour)
 
 
 def write(path: Path, value: Any) -> None:

@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.evaluate.scorers.base import Question, ScoringError
@@ -30,6 +30,7 @@ def test_which_option_an_answer_names(answer: str, letter: str | None) -> None:
     assert letter_of(answer, OPTIONS) == letter
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_a_named_option_is_one_of_the_options(answer: str) -> None:
     assert letter_of(answer, OPTIONS) in (None, *OPTIONS)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.evaluate.scorers.base import ScoringError
@@ -97,6 +97,7 @@ def test_anls(answer: str, expected: str, share: float) -> None:
     assert anls(answer, expected) == pytest.approx(share)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=12), st.text(max_size=12))
 def test_edit_distance_is_a_distance(a: str, b: str) -> None:
     assert edit_distance(a, b) == edit_distance(b, a) <= max(len(a), len(b))
