@@ -62,7 +62,7 @@ def start(project: Project, *options: str) -> subprocess.Popen[str]:
 
 def checkpoints(log: Path) -> int:
     """How many the log tells of."""
-    return log.read_text(encoding="utf-8").count('"checkpoint"') if log.is_file() else 0
+    return log.read_text(encoding="utf-8").count('"event": "checkpoint"') if log.is_file() else 0
 
 
 def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -101,9 +101,10 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
 
 
 def fill(path: Path, left: int) -> None:
-    """Writes a file until so many bytes are left on its disk."""
-    status = os.statvfs(path.parent)
-    path.write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - left)))
+    """Makes a file that leaves so many bytes on its disk."""
+    with path.open("wb") as file:
+        status = os.statvfs(path.parent)
+        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - left)
 
 
 def test_a_disk_that_is_full_when_a_checkpoint_is_written(project: Project) -> None:
