@@ -218,5 +218,8 @@ def show_reports(root: Path, variants: list[str]) -> None:
         if served and below:
             link = f"{served.rstrip('/')}/{path.resolve().relative_to(project.resolve()).as_posix()}"
         create_link_artifact(
-            link, link_text=f"Report of {variant}", key=artifact_key("report", variant), description=str(path)
+            link,
+            link_text=f"Report of {variant}",
+            key=artifact_key("report", variant),
+            description=path.relative_to(root).as_posix(),
         )
