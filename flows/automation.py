@@ -63,16 +63,16 @@ def _block(name: str | None) -> Any:
 
     if name is not None:
         try:
-            found: Any = Block.load(name, _sync=True)
+            load: Any = Block.load
+            found: Any = load(name, _sync=True)
         except ValueError as error:
             raise FlowError(f"the server has no block `{name}`: {error}") from error
         return found._block_document_id
     address = os.environ.get(ADDRESS)
     if not address:
         raise FlowError(f"{ADDRESS} names no address: set it, or name a notification block with --block TYPE/NAME")
-    webhook: Any = CustomWebhookNotificationBlock(
-        name="fusion", url=address, json_data={"text": "{{subject}}\n{{body}}", "subject": "{{subject}}"}
-    )
+    make: Any = CustomWebhookNotificationBlock
+    webhook = make(name="fusion", url=address, json_data={"text": "{{subject}}\n{{body}}", "subject": "{{subject}}"})
     return webhook.save(f"{BLOCK}-webhook", overwrite=True, _sync=True)
 
 

@@ -43,6 +43,8 @@ NO_PARAMS = {
     "data.loading.cache_gb": "and how many",
 }
 """Settings that a stage reads and that outputs do not depend on."""
+NO_FACTS = (".file", ".members")
+"""Keys of the catalog that are filled in: the file that an entry stands in, and whose folder a source lies in."""
 WHOLE = {"model_dump", "model_dump_json", "model_copy"}
 """Methods that read every field."""
 
@@ -104,7 +106,7 @@ def under(key: str, wider: str) -> bool:
 def check(stage: Stage, read: set[tuple[str, str]]) -> None:
     """`read` and the stage's params cover each other."""
     named = [(file, key) for file, keys in stage.params.items() for key in keys]
-    needed = {(file, key) for file, key in read if key not in NO_PARAMS and not key.endswith(".file")}
+    needed = {(file, key) for file, key in read if key not in NO_PARAMS and not key.endswith(NO_FACTS)}
     missing = sorted(key for file, key in needed if not any(file == f and under(key, k) for f, k in named))
     assert not missing, f"dvc.yaml: {stage.name} reads {', '.join(missing)}: name it in params"
     idle = sorted(k for f, k in named if not any(file == f and under(key, k) for file, key in needed))

@@ -4,6 +4,7 @@ Each of the three means of the loss is taken over the whole optimiser step (glob
 micro-batches. Source: design "Dual-supervised semantic mapping loss".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,9 @@ class StepOutcome:
     flops: int
 
 
-def train_step(engine: Any, step: StepBatches, num_latents: int, sources: int, trained_parts: list[str]) -> StepOutcome:
+def train_step(
+    engine: Any, step: StepBatches, num_latents: int, sources: int, trained_parts: Sequence[str]
+) -> StepOutcome:
     """Forward, backward and update of one step with batches from so many `sources`.
 
     Counts are known before the first forward pass, so that every micro-batch is weighted right as it comes.
@@ -75,7 +78,7 @@ def train_step(engine: Any, step: StepBatches, num_latents: int, sources: int, t
 
 
 def _global_counts(
-    engine: Any, step: StepBatches, num_latents: int, sources: int, trained_parts: list[str]
+    engine: Any, step: StepBatches, num_latents: int, sources: int, trained_parts: Sequence[str]
 ) -> tuple[LossCounts, npt.NDArray[np.int64], int]:
     """Over all ranks: elements of each loss term; [2, sources] supervised tokens and samples; FLOPs."""
     model = engine.module

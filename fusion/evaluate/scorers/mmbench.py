@@ -72,7 +72,7 @@ class MmBench(Scorer):
         """`mmbench.xlsx`: index, question, options, answer given."""
         path = folder / "mmbench.xlsx"
         letters = "ABCDE"
-        rows = [
+        rows: list[list[str | int]] = [
             [int(q.id), q.prompt.split(f" {OPTIONS}")[0], *(q.options.get(letter, "") for letter in letters), raw]
             for q, raw in ((record.question, record.raw) for record in records)
         ]
