@@ -159,6 +159,8 @@ def run(words: list[str], settings: Settings, catalog: Catalog) -> None:
     elif command == "train":
         assert names[1] in STAGES
         make_recipe(settings, names[0], names[1]).as_dict()  # type: ignore[arg-type]
+    elif command == "curves":
+        assert len(names) == 1  # it reads files alone
     else:
         assert command == "evaluate"
         evaluate_variant(settings, *names)
