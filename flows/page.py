@@ -106,7 +106,11 @@ def _validation(path: Path, name: str) -> None:
     for result in failed[:MANY_ROWS]:
         told = ", ".join(f"{key} {value}" for key, value in sorted(result["arguments"].items()))
         lines.append(f"- {result['severity']}: {result['suite']}: {result['expectation']} ({told}): {result['why']}")
-    create_markdown_artifact("\n".join(lines), key=artifact_key("validation", path.parent.name))
+    create_markdown_artifact(
+        "\n".join(lines),
+        key=artifact_key("validation", path.parent.name),
+        description=f"{document['dataset']}: {verdict}",
+    )
 
 
 def _curve(path: Path, name: str) -> None:
@@ -131,6 +135,7 @@ def _lineage(path: Path, name: str) -> None:
         "It is equal for equal data, weights, parameters and code.\n\n"
         f"| stage | digest |\n|---|---|\n{stages}\n",
         key=artifact_key("lineage", variant),
+        description=f"digest {document['digest'][:16]}",
     )
 
 
