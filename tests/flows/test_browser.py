@@ -116,18 +116,18 @@ def test_a_deployment_from_the_button_to_the_artifacts(
     keys = ("curation-micro-stage1", "rejected-micro-stage1", "validation-micro-stage1", "loss-micro-stage1", "scores",
             "model-zoo", "lineage-micro", "report-micro")  # fmt: skip
     page.get_by_text("loss-micro-stage1", exact=True).first.wait_for()
-    shown = {artifact["key"] for artifact in ui.api("POST", "/artifacts/latest/filter", {})}
-    assert shown >= set(keys)
+    shown = {made["key"]: made["latest_id"] for made in ui.api("POST", "/artifacts/latest/filter", {"limit": 200})}
+    assert set(shown) >= set(keys)
     picture(page, "artifacts", tmp_path)
-    page.goto(f"{ui.page}/v2/artifacts/key/loss-micro-stage1")
+    page.goto(f"{ui.page}/v2/artifacts/artifact/{shown['loss-micro-stage1']}")
     curve = page.locator("img[src^='data:image/png']").first
     curve.wait_for()
     assert curve.evaluate("image => image.naturalWidth") > 300
     picture(page, "loss", tmp_path)
-    page.goto(f"{ui.page}/v2/artifacts/key/curation-micro-stage1")
+    page.goto(f"{ui.page}/v2/artifacts/artifact/{shown['curation-micro-stage1']}")
     page.get_by_text("near-duplicates").first.wait_for()
     picture(page, "curation", tmp_path)
-    page.goto(f"{ui.page}/v2/artifacts/key/report-micro")
+    page.goto(f"{ui.page}/v2/artifacts/artifact/{shown['report-micro']}")
     link = page.get_by_role("link", name="Report of micro").first
     link.wait_for()
     page.goto(str(link.get_attribute("href")))
