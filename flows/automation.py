@@ -62,17 +62,16 @@ def _block(name: str | None) -> Any:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     if name is not None:
+        blocks: Any = Block
         try:
-            load: Any = Block.load
-            found: Any = load(name, _sync=True)
+            return blocks.load(name, _sync=True)._block_document_id
         except ValueError as error:
             raise FlowError(f"the server has no block `{name}`: {error}") from error
-        return found._block_document_id
     address = os.environ.get(ADDRESS)
     if not address:
         raise FlowError(f"{ADDRESS} names no address: set it, or name a notification block with --block TYPE/NAME")
-    make: Any = CustomWebhookNotificationBlock
-    webhook = make(name="fusion", url=address, json_data={"text": "{{subject}}\n{{body}}", "subject": "{{subject}}"})
+    kind: Any = CustomWebhookNotificationBlock
+    webhook = kind(name="fusion", url=address, json_data={"text": "{{subject}}\n{{body}}", "subject": "{{subject}}"})
     return webhook.save(f"{BLOCK}-webhook", overwrite=True, _sync=True)
 
 

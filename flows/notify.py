@@ -79,9 +79,9 @@ def _from_block() -> str | None:
 
     if get_current_settings().api.url is None:
         return None  # There is no server to ask, and asking would start one.
+    blocks: Any = Secret
     try:
-        load: Any = Secret.load
-        block = load(BLOCK, _sync=True)
+        block = blocks.load(BLOCK, _sync=True)
     except ValueError:  # There is none of that name.
         return None
     return str(block.get())

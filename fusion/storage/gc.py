@@ -76,7 +76,13 @@ def _collect(
         places.append(Place(f"the remote {name}", _remote(repo, None if remote == DEFAULT_REMOTE else remote)))
         sources.append(places[-1])
     needed = needed_objects(top, tips)
-    wanted = with_files(needed, sources, accept_missing)
+    try:
+        wanted = with_files(needed, sources, accept_missing)
+    except StorageError as error:
+        if yes:
+            raise
+        print(f"with --yes this would be refused: {error}")
+        wanted = with_files(needed, sources, accept_missing=True)
     print(f"needed by {needed.commits:,} commits and {needed.worktrees:,} worktrees: {len(wanted):,} objects")
     names = _made_by(repo)
     removed = {}

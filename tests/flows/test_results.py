@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-import time
 
 import pytest
 
@@ -91,21 +90,24 @@ def test_push_brings_every_object_and_says_how_far_it_is(ran, tmp_path):
     assert all(line.startswith("pushing: ") for line in said)
 
 
-def test_what_failed_says_whether_to_try_again(ran):
-    project, worktree = ran
+def test_a_push_without_a_remote_is_not_tried_again(ran):
+    _, worktree = ran
     with pytest.raises(PushError, match="no remote") as nowhere:
         push(worktree.root)
     assert not nowhere.value.retryable
+
+
+@pytest.mark.long
+def test_a_push_to_a_server_that_does_not_answer_is_tried_again(ran):
+    project, worktree = ran
     with socket.socket() as listener:  # Nobody listens there after it is closed.
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     project.dvc("remote", "add", "--local", "gone", f"http://127.0.0.1:{port}/store")
     prepare(project.root, "main", worktree.root)
-    began = time.monotonic()
     with pytest.raises(PushError) as refused:
         push(worktree.root, "gone")
     assert refused.value.retryable, refused.value
-    assert time.monotonic() - began < 60
 
 
 def test_errors_are_told_apart_by_what_they_come_from():
