@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fusion.lineage.errors import LineageError
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DIRECTORY = ".dir"
 
 
@@ -56,17 +53,27 @@ def read_lock(root: Path) -> dict[str, Locked]:
     if not path.is_file():
         raise LineageError(f"{path} is not here: run the command in the project's folder, after `dvc repro`")
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        document = _yaml(path)
         stages = {name: _locked(name, entry) for name, entry in document["stages"].items()}
         for file in sorted((root / "checkpoints").glob("**/*.dvc")):
             folder = file.parent.relative_to(root).as_posix()
-            outs = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)["outs"]
+            outs = _yaml(file)["outs"]
             entries = _entries([{**out, "path": f"{folder}/{out['path']}"} for out in outs])
             name = file.relative_to(root).as_posix()
             stages[name] = Locked(name, "", {}, entries, {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LineageError(f"{path} is not what DVC writes ({error!r}): get it back with git") from error
     return stages
+
+
+def _yaml(path: Path) -> Any:
+    """By DVC's own reader: 1e-08 is a number in its YAML, and a text in that of others."""
+    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
+
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except YAMLFileCorruptedError as error:
+        raise ValueError(str(error)) from error
 
 
 def _locked(name: str, entry: Mapping[str, Any]) -> Locked:

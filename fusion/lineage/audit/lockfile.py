@@ -1,0 +1,141 @@
+"""dvc.lock: it fits dvc.yaml, its dependencies fit each other and the tree, its sizes fit what they are sizes of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusion.lineage.audit.contents import Contents
+from fusion.lineage.audit.findings import Report
+from fusion.lineage.files import files_below
+from fusion.lineage.lock import Entry, Locked, listing_md5
+from fusion.lineage.stages import Stage
+
+
+def check_lock(
+    lock: Mapping[str, Locked], stages: Mapping[str, Stage], contents: Contents, root: Path, report: Report
+) -> None:
+    """Reports what does not fit, a line each."""
+    for name in stages.keys() - lock.keys():
+        report.error("never-run", name, f"stage `{name}` of dvc.yaml is not in dvc.lock", f"`dvc repro {name}`")
+    outs = {path: entry for locked in lock.values() for path, entry in locked.outs.items()}
+    trees = _Trees(root, outs, contents)
+    for name, locked in lock.items():
+        again = f"`git diff HEAD -- dvc.lock`; if it was not edited, `dvc repro {name}`"
+        if name in stages:
+            for what in _unlike(locked, stages[name]):
+                report.error("lock-differs", name, f"dvc.lock: {name}: {what}", again)
+        elif not name.endswith(".dvc"):
+            report.warn("lock-leftover", name, f"dvc.lock has `{name}`, dvc.yaml has not", "`dvc repro` rewrites it")
+        for path, entry in locked.deps.items():
+            md5 = trees.md5(path)
+            if md5 != entry.md5:
+                what = f"dvc.lock: {name} read {path} as {entry.md5}, now it is {md5 or 'not there'}"
+                report.error("lock-differs", name, what, again)
+            elif entry.size is not None and entry.size != trees.size(path):
+                what = f"dvc.lock: {name} read {path} with {entry.size} bytes, it has {trees.size(path)}"
+                report.error("lock-differs", name, what, again)
+        for path, entry in locked.outs.items():
+            what = _wrong_size(entry, contents)
+            if what:
+                report.error("lock-differs", name, f"dvc.lock: {name}: {path} {what}", again)
+
+
+def _unlike(locked: Locked, stage: Stage) -> list[str]:
+    params = {path: dict(values) for path, values in stage.params.items()}
+    found = []
+    if locked.command != stage.command:
+        found.append(f"the command is `{locked.command}`, dvc.yaml has `{stage.command}`")
+    if _plain(locked.params) != _plain(params):
+        found.append("the parameters are not those of the files")
+    if set(locked.deps) != set(stage.deps):
+        found.append(f"it names other dependencies: {', '.join(sorted(set(locked.deps) ^ set(stage.deps)))}")
+    if set(locked.outs) != set(stage.outs):
+        found.append(f"it names other outputs: {', '.join(sorted(set(locked.outs) ^ set(stage.outs)))}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str, sort_keys=True))
+
+
+def _wrong_size(entry: Entry, contents: Contents) -> str | None:
+    files = contents.listed.get(entry.path)
+    if files is None or any(md5 not in contents.sizes for md5 in files.values()):
+        return None
+    size = sum(contents.sizes[md5] for md5 in files.values())
+    if entry.size is not None and entry.size != size:
+        return f"is said to have {entry.size} bytes, and has {size}"
+    if entry.files is not None and entry.files != len(files):
+        return f"is said to have {entry.files} files, and has {len(files)}"
+    return None
+
+
+class _Trees:
+    """MD5 and size of any path as DVC computes them: of outputs from the cache's listings, of sources from the tree."""
+
+    def __init__(self, root: Path, outs: Mapping[str, Entry], contents: Contents) -> None:
+        self._root = root
+        self._outs = outs
+        self._contents = contents
+        self._known: dict[str, tuple[str | None, int]] = {}
+
+    def md5(self, path: str) -> str | None:
+        return self._of(path)[0]
+
+    def size(self, path: str) -> int:
+        return self._of(path)[1]
+
+    def _of(self, path: str) -> tuple[str | None, int]:
+        if path not in self._known:
+            self._known[path] = self._find(path)
+        return self._known[path]
+
+    def _find(self, path: str) -> tuple[str | None, int]:
+        if path in self._outs:
+            entry = self._outs[path]
+            return entry.md5, entry.size or 0
+        files: dict[str, str] = {}
+        sizes = 0
+        around = False
+        for out in self._outs:
+            listed = self._contents.listed.get(out) or {}
+            if path.startswith(out + "/"):
+                inside = path[len(out) + 1 :]
+                around = True
+                chosen = {name[len(inside) :].lstrip("/"): md5 for name, md5 in listed.items() if _below(name, inside)}
+            elif out.startswith(path + "/"):
+                around = True
+                prefix = out[len(path) + 1 :]
+                chosen = {f"{prefix}/{name}" if name else prefix: md5 for name, md5 in listed.items()}
+            else:
+                continue
+            files |= chosen
+            sizes += sum(self._contents.sizes.get(md5, 0) for md5 in chosen.values())
+            if path.startswith(out + "/") and set(chosen) == {""}:
+                return chosen[""], sizes
+        full = self._root / path
+        if full.is_file():
+            return _md5(full), full.stat().st_size
+        if full.is_dir():
+            # What lies beside the outputs in a folder around them.
+            for name in files_below(full):
+                if name not in files and not (around and self._written(f"{path}/{name}")) and not name.endswith(".pyc"):
+                    files[name] = _md5(full / name)
+                    sizes += (full / name).stat().st_size
+        return (listing_md5(files), sizes) if files else (None, 0)
+
+    def _written(self, path: str) -> bool:
+        """Whether an output holds the path: its listing counts, not what lies in the working tree."""
+        return any(path == out or path.startswith(out + "/") for out in self._outs)
+
+
+def _below(name: str, folder: str) -> bool:
+    return name == folder or name.startswith(folder + "/")
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
