@@ -99,7 +99,7 @@ class Contents:
                 self._report.damaged_objects.add(md5)
                 self._report.error(
                     "object-damaged", md5, f"cache object {md5} ({path}{'/' if name else ''}{name}) is damaged: {file}",
-                    f"`fusion audit --evict`, then `dvc fetch {path}`, or `dvc commit {path}` from a right working tree",
+                    f"`fusion audit --evict`, then `dvc fetch {path}` or `dvc commit {path}`",
                 )  # fmt: skip
         return found
 

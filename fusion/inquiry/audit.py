@@ -1,0 +1,89 @@
+"""The command `fusion audit`: is everything what it is said to be?"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusion.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fusion.lineage.audit.findings import Report
+    from fusion.lineage.records import Record
+
+REPORT = Path("reports/audit.json")
+
+
+def audit(
+    commit: Annotated[
+        str | None, typer.Option(metavar="COMMIT", help="What is committed there, and the cache; not the working tree.")
+    ] = None,
+    anchor: Annotated[
+        Path | None, typer.Option(metavar="PACKAGE", help="Compare the records with a package's lineage.")
+    ] = None,
+    evict: Annotated[
+        bool, typer.Option("--evict", help="Remove damaged objects from DVC's cache, to be fetched again.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The report for machines.")] = REPORT,
+) -> None:
+    """Check every artifact, cache object, record, lock and licence; exit code 1 when something is not as it should be."""
+    from fusion.lineage.audit.anchor import check_anchor
+    from fusion.lineage.audit.run import audit as run_audit
+    from fusion.lineage.lock import cache_of
+
+    report, current = run_audit(Path("."), commit)
+    check_licences(current, report)
+    if anchor is not None:
+        check_anchor(anchor, current, report)
+    write_json(report.document, output)
+    print(json_module.dumps(report.document, indent=1, ensure_ascii=False) if json else tell(report))
+    if evict:
+        cache = cache_of(Path("."))
+        for md5 in sorted(report.damaged_objects):
+            cache.object(md5).unlink(missing_ok=True)
+            print(f"removed {cache.object(md5)}: `dvc fetch` or `dvc commit` brings it back", file=sys.stderr)
+    if report.errors or (strict and report.findings):
+        sys.exit(1)
+
+
+def check_licences(current: Mapping[str, Record], report: Report) -> None:
+    """Names the sources and benchmarks whose licence nobody knows."""
+    from fusion.lineage.family import Member
+    from fusion.lineage.view import licence_of
+
+    for record in current.values():
+        licence = licence_of(Member(record.path, record, {}, {}, ()))
+        if licence is None:
+            continue
+        report.count("licences")
+        if not licence.get("declared") and not licence.get("verified"):
+            what = f"the licence of {record.stage.partition('@')[2]} is not known"
+            report.warn("licence-unknown", record.stage, what, "find it out and state it in data/catalog/")
+
+
+def tell(report: Report) -> str:
+    """The report for people: what was looked at, what is wrong, what to do."""
+    counts = report.counts
+    lines = [
+        f"audit of commit {(report.commit or 'unknown')[:12]}: {counts.get('artifacts', 0)} artifacts of "
+        f"{counts.get('stages', 0)} stages, {counts.get('records', 0)} records, {counts.get('cache objects', 0)} cache "
+        f"objects, {counts.get('bytes hashed', 0) / 1e6:,.0f} MB hashed"
+    ]
+    for finding in report.sorted:
+        lines.append(f"{finding.severity}: {finding.kind}: {finding.what}")
+        lines.append(f"       {finding.remedy}")
+    errors = len(report.errors)
+    warnings = len(report.sorted) - errors
+    if not errors:
+        lines.append("everything is what it is said to be" + (f"; {warnings} warnings" if warnings else ""))
+    else:
+        lines.append(f"{errors} errors, {warnings} warnings")
+    return "\n".join(lines)
