@@ -34,7 +34,7 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The report for machines.")] = REPORT,
 ) -> None:
-    """Check every artifact, cache object, record, lock and licence; exit code 1 when something is not as it should be."""
+    """Check every artifact, cache object, record, lock and licence; exit code 1 when something is wrong."""
     from fusion.lineage.audit.anchor import check_anchor
     from fusion.lineage.audit.run import audit as run_audit
     from fusion.lineage.lock import cache_of

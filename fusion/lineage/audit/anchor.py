@@ -1,4 +1,4 @@
-"""Compares the records with what a package says of them: a package that was signed or sent away cannot be edited here."""
+"""Compares the records with what a package says of them: one that was sent away cannot be edited here."""
 
 from __future__ import annotations
 
