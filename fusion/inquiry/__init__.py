@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from fusion.inquiry.audit import audit
+from fusion.inquiry.diff import diff
 from fusion.inquiry.forget import forget
 from fusion.inquiry.lineage import lineage
 from fusion.inquiry.trace import trace
@@ -13,5 +14,5 @@ from fusion.inquiry.trace import trace
 
 def add_commands(app: typer.Typer, *others: Callable[..., Any]) -> None:
     """Makes these functions, and those of this package, commands of `app`."""
-    for command in (*others, lineage, trace, forget, audit):
+    for command in (*others, lineage, trace, forget, diff, audit):
         app.command()(command)
