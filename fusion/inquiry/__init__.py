@@ -10,9 +10,10 @@ from fusion.inquiry.diff import diff
 from fusion.inquiry.forget import forget
 from fusion.inquiry.lineage import lineage
 from fusion.inquiry.trace import trace
+from fusion.inquiry.verify import sign, verify
 
 
 def add_commands(app: typer.Typer, *others: Callable[..., Any]) -> None:
     """Makes these functions, and those of this package, commands of `app`."""
-    for command in (*others, lineage, trace, forget, diff, audit):
+    for command in (*others, lineage, trace, forget, diff, audit, sign, verify):
         app.command()(command)

@@ -25,6 +25,9 @@ def lineage(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help=f"Write to a file; for html {PAGE} if left out.")
     ] = None,
+    export: Annotated[
+        str | None, typer.Option(metavar="KIND", help="slsa | cyclonedx | openlineage | prov | eu-summary.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Of a Hub repository.")] = None,
 ) -> None:
     """Show what an artifact was made from: data, code, parameters, environment, back to the sources."""
@@ -39,7 +42,13 @@ def lineage(
     families = [find_family(ref, root, revision) for ref in refs]
     checked = [verify_family(family, root) if verify else None for family in families]
     states = [one.outputs if one else {} for one in checked]
-    if form == "html":
+    if export is not None:
+        from fusion.inquiry.exports import EXPORTS
+
+        if export not in EXPORTS or len(families) != 1:
+            raise FusionError(f"--export takes one REF and one of {', '.join(EXPORTS)}")
+        text = EXPORTS[export](families[0], root)
+    elif form == "html":
         text = page(families, root, checked[0] if len(checked) == 1 else None)
         output = output or PAGE
     elif form == "json":

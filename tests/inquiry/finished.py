@@ -24,23 +24,26 @@ SEED, BATCH, EPOCHS = 7, 4, 2
 DVC_YAML = """
 stages:
   ingest:
-    foreach: [one-animals, two-animals, two-plants]
+    foreach: &sources
+      one-animals: {set: one, source: animals}
+      two-animals: {set: two, source: animals}
+      two-plants: {set: two, source: plants}
     do:
-      cmd: fusion ingest ${item}
+      cmd: fusion ingest ${item.set} ${item.source}
       deps: [fusion/ingest.py]
-      outs: ["data/raw/${item}"]
+      outs: ["data/raw/${item.set}/${item.source}"]
   shard:
-    foreach: [one-animals, two-animals, two-plants]
+    foreach: *sources
     do:
-      cmd: fusion shard ${item}
-      deps: ["data/raw/${item}"]
-      outs: ["data/index/${item}"]
+      cmd: fusion shard ${item.set} ${item.source}
+      deps: ["data/raw/${item.set}/${item.source}"]
+      outs: ["data/index/${item.set}/${item.source}"]
   curate:
     foreach: [one, two]
     do:
       cmd: fusion curate ${item}
       deps: [fusion/curate.py, data/index]
-      params: [drop.json:]
+      params: [{drop.json: [drop]}]
       outs: ["data/manifests/${item}"]
   validate:
     foreach: [one, two]
@@ -162,7 +165,7 @@ def _work(stage: str) -> None:
 
 
 def _ingest(_: str, item: str) -> None:
-    write_json({"source": item}, Path("data/raw") / item / "lock.json")
+    write_json({"source": item}, Path("data/raw", *item.split("-"), "lock.json"))
 
 
 def _shard(_: str, item: str) -> None:
@@ -184,9 +187,6 @@ def _shard(_: str, item: str) -> None:
         )  # fmt: skip
     schema = {"licence_verified": pl.String}
     table = pl.DataFrame(rows, schema_overrides=schema)
-    Path("data/index", item).mkdir(parents=True, exist_ok=True)
-    table.write_parquet(Path("data/index", item, "index.parquet"))
-    # Where the commands look for the index of a source.
     place = Path("data/index", dataset, source)
     place.mkdir(parents=True, exist_ok=True)
     table.write_parquet(place / "index.parquet")
@@ -197,7 +197,7 @@ def _curate(_: str, item: str) -> None:
     drop = json.loads(Path("drop.json").read_text())["drop"]
     folder = Path("data/manifests", item)
     folder.mkdir(parents=True, exist_ok=True)
-    read = [pl.read_parquet(Path("data/index", s, "index.parquet")) for s in SOURCES if s.startswith(item)]
+    read = [pl.read_parquet(Path("data/index", *s.split("-"), "index.parquet")) for s in SOURCES if s.startswith(item)]
     table = pl.concat(read)
     table.filter(~pl.col("row").is_in(drop)).write_parquet(folder / "manifest.parquet")
     gone = table.filter(pl.col("row").is_in(drop)).select("sample_id", "source")

@@ -1,0 +1,85 @@
+"""OpenSSF model signing with a key file: it works offline, and covers every file of a folder but the signature itself.
+
+The library is the extra `sign` of this package; its bundles can be verified with its own command as well
+(`model_signing verify key model.sig ...`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fusion.inquiry.checks import BOM, PROVENANCE, SIGNATURE
+from fusion.inquiry.exports.mlbom import mlbom
+from fusion.inquiry.exports.slsa import slsa
+from fusion.lineage.errors import LineageError
+from fusion.lineage.family import Family
+from fusion.lineage.reference import find_family
+
+PASSWORD = "FUSION_SIGNING_PASSWORD"
+"""Environment variable with the key's password; it stands nowhere else."""
+_UNSIGNED = (SIGNATURE, ".git", ".gitattributes", ".cache")
+"""What the Hub's client or git adds to a folder."""
+
+
+def sign_package(package: Path, key: Path, out: Path, root: Path = Path(".")) -> None:
+    """Copies a package to `out`, adds provenance and ML-BOM, and signs it all.
+
+    The package itself is an output of DVC and stays as it is: a signature differs from run to run.
+
+    Raises:
+        LineageError: `out` exists, the key cannot be used, or the extra is not installed.
+    """
+    if out.exists():
+        raise LineageError(f"{out} is there already: name a folder that is not")
+    if not (package / "lineage.json").is_file():
+        raise LineageError(f"{package} is no package: it has no lineage.json")
+    _library()
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(package, partial)
+    family = Family(**{**vars(find_family(str(package.resolve()), Path("/nowhere"))), "target": "."})
+    (partial / PROVENANCE).write_text(slsa(family, partial) + "\n", encoding="utf-8")
+    (partial / BOM).write_text(mlbom(family, partial) + "\n", encoding="utf-8")
+    try:
+        signer = _library().signing.Config().use_elliptic_key_signer(
+            private_key=key, password=os.environ.get(PASSWORD)
+        )  # fmt: skip
+        signer.set_hashing_config(_hashing(partial)).sign(partial, partial / SIGNATURE)
+    except (ValueError, TypeError, OSError) as error:
+        shutil.rmtree(partial)
+        raise LineageError(
+            f"{key} cannot sign ({error}): use an EC key, for example from "
+            f"`openssl ecparam -name prime256v1 -genkey -noout`; its password goes into {PASSWORD}"
+        ) from error
+    partial.rename(out)
+
+
+def verify_signature(folder: Path, key: Path) -> str | None:
+    """What is wrong with the signature of a folder; None when all is well."""
+    config = _library().verifying.Config().use_elliptic_key_verifier(public_key=key)
+    try:
+        config.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)
+    except Exception as error:  # The library raises what its parsers raise: any of it means that it does not hold.
+        return f"the signature does not hold: {error or type(error).__name__}"
+    return None
+
+
+def _hashing(folder: Path) -> Any:
+    ignored = [folder / name for name in _UNSIGNED]
+    return _library().hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)
+
+
+def _library() -> Any:
+    try:
+        import model_signing
+        import model_signing.hashing
+        import model_signing.signing
+        import model_signing.verifying
+    except ImportError as error:
+        raise LineageError(
+            f"signatures need the extra `sign`: pip install 'fusion-pipeline[sign]' ({error})"
+        ) from error
+    return model_signing
