@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fusion.errors import FusionError
 from fusion.files import write_json
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def audit(
     anchor: Annotated[
         Path | None, typer.Option(metavar="PACKAGE", help="Compare the records with a package's lineage.")
     ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="With --anchor: the key that has to have signed the package.")
+    ] = None,
     evict: Annotated[
         bool, typer.Option("--evict", help="Remove damaged objects from DVC's cache, to be fetched again.")
     ] = False,
@@ -35,14 +39,21 @@ def audit(
     output: Annotated[Path, typer.Option(metavar="FILE", help="The report for machines.")] = REPORT,
 ) -> None:
     """Check every artifact, cache object, record, lock and licence; exit code 1 when something is wrong."""
+    from fusion.inquiry.checks import check_signature
     from fusion.lineage.audit.anchor import check_anchor
     from fusion.lineage.audit.run import audit as run_audit
     from fusion.lineage.lock import cache_of
 
     report, current = run_audit(Path("."), commit)
     check_licences(current, report)
+    if key is not None and anchor is None:
+        raise FusionError("--key goes with --anchor: it says who signed the package")
     if anchor is not None:
         check_anchor(anchor, current, report)
+    if anchor is not None and key is not None:
+        signature = check_signature(anchor, key, signed=True)
+        if signature.state == "FAILED":
+            report.error("anchor-unsigned", str(anchor), signature.what, "fetch the package again from its publisher")
     write_json(report.document, output)
     print(json_module.dumps(report.document, indent=1, ensure_ascii=False) if json else tell(report))
     if evict:

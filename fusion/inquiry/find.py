@@ -130,18 +130,43 @@ def _condition(query: Query) -> pl.Expr | None:
     return (pl.col("licence_declared") == query.text) | (pl.col("licence_verified") == query.text)
 
 
+def nearest(query: Query, root: Path = Path(".")) -> tuple[str, int] | None:
+    """The kept sample whose picture looks most like the query's, and the number of differing bits of 256."""
+    best: tuple[str, int] | None = None
+    for table in sorted(root.glob("data/manifests/*/manifest.parquet")) if query.pdq is not None else ():
+        row, bits = min(_distances(table, query.pdq or b""), key=lambda pair: pair[1], default=(0, 257))
+        if bits < (best[1] if best else 257):
+            best = (str(_samples(table, np.array([row]), {})[0]["sample_id"]), bits)
+    return best
+
+
 def _near(table: Path, pdq: bytes, distance: int) -> Iterator[tuple[int, int]]:
     """Rows whose picture's PDQ hash differs in at most `distance` of 256 bits, with the number of bits."""
     wanted = np.frombuffer(pdq, dtype=np.uint64)
+    for first, places, bits in _batches(table, wanted):
+        for place in np.flatnonzero(bits <= distance):
+            yield first + int(places[place]), int(bits[place])
+
+
+def _distances(table: Path, pdq: bytes) -> Iterator[tuple[int, int]]:
+    """Of each batch of rows the nearest one, with the number of differing bits."""
+    for first, places, bits in _batches(table, np.frombuffer(pdq, dtype=np.uint64)):
+        if len(bits):
+            place = int(bits.argmin())
+            yield first + int(places[place]), int(bits[place])
+
+
+def _batches(
+    table: Path, wanted: npt.NDArray[np.uint64]
+) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """First row of a batch, places in it that have a picture, and the differing bits of each of these."""
     first = 0
     for batch in pq.ParquetFile(table).iter_batches(_BATCH, columns=["pdq"]):
         column = batch.column(0)
         places = np.flatnonzero(np.asarray(column.is_valid()))
         data = b"".join(column.drop_null().to_pylist())
         hashes = np.frombuffer(data, dtype=np.uint64).reshape(-1, 4)
-        bits = np.bitwise_count(hashes ^ wanted).sum(axis=1)
-        for place in np.flatnonzero(bits <= distance):
-            yield first + int(places[place]), int(bits[place])
+        yield first, places, np.bitwise_count(hashes ^ wanted).sum(axis=1, dtype=np.int64)
         first += len(column)
 
 

@@ -18,7 +18,7 @@ _EVERY = 1_000_000_000
 def forget(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="As for `fusion trace`.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the plan; nothing is removed.")] = False,
-    near: Annotated[int, typer.Option(min=0, max=60, help="Of a picture: as for `fusion trace`.")] = 10,
+    near: Annotated[int, typer.Option(min=0, max=60, help="Of a picture: as for `fusion trace`.")] = 31,
     gpu: Annotated[
         str, typer.Option(help="What training again would cost on: a GPU of fusion/plan/gpus.yaml.")
     ] = "h100",
@@ -35,7 +35,7 @@ def forget(
     print(path)
 
 
-def removal_plan(what: str, near: int = 10, gpu: str = "h100", root: Path = Path(".")) -> dict[str, Any]:
+def removal_plan(what: str, near: int = 31, gpu: str = "h100", root: Path = Path(".")) -> dict[str, Any]:
     """The plan as plain values: `rows` by data set, `shards`, `stages` to run again, `cost`, `steps` for people.
 
     Raises:

@@ -19,8 +19,11 @@ def trace(
         typer.Argument(metavar="WHAT", help="Sample id, sha256, a picture file, SOURCE, DATASET/SOURCE, or a licence."),
     ],
     near: Annotated[
-        int, typer.Option(min=0, max=60, help="Of a picture: also those that differ in so many of 256 bits (PDQ).")
-    ] = 10,
+        int,
+        typer.Option(
+            min=0, max=60, help="Of a picture: also those that differ in so many of 256 bits (PDQ; its authors use 31)."
+        ),
+    ] = 31,
     limit: Annotated[int, typer.Option(min=1, help="Samples that are listed of each data set.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -29,9 +32,9 @@ def trace(
     print(json_module.dumps(document, indent=1, ensure_ascii=False) if json else tell(document))
 
 
-def trace_document(what: str, near: int = 10, limit: int = 20, root: Path = Path(".")) -> dict[str, Any]:
+def trace_document(what: str, near: int = 31, limit: int = 20, root: Path = Path(".")) -> dict[str, Any]:
     """All that is known, as plain values: `query`, and `datasets` with samples, shards, dropped ones, training runs."""
-    from fusion.inquiry.find import find_samples, parse_query
+    from fusion.inquiry.find import find_samples, nearest, parse_query
     from fusion.inquiry.seen import runs_that_saw
     from fusion.lineage.family import Records
     from fusion.settings import load_settings
@@ -42,7 +45,8 @@ def trace_document(what: str, near: int = 10, limit: int = 20, root: Path = Path
     for found in find_samples(query, limit, root):
         runs = runs_that_saw(found.dataset, found.rows, records, root) if len(found.rows) else []
         datasets.append(_document(found, runs))
-    return {"query": _asked(query), "datasets": datasets}
+    closest = nearest(query, root) if not datasets else None
+    return {"query": _asked(query), "datasets": datasets, "nearest": closest and list(closest)}
 
 
 def _asked(query: Query) -> dict[str, Any]:
@@ -84,7 +88,12 @@ def tell(document: dict[str, Any]) -> str:
     query, datasets = document["query"], document["datasets"]
     lines = [f"{query['kind']} {query['text']}"]
     if not datasets:
-        return lines[0] + "\nnothing here has seen it: no manifest, index or ledger of data/ knows it"
+        lines.append("nothing here has seen it: no manifest, index or ledger of data/ knows it")
+        if document["nearest"]:
+            sample, bits = document["nearest"]
+            looked = f"nor a picture that differs in at most {query['distance']} of 256 bits"
+            lines.append(f"{looked}; the nearest one, {sample}, differs in {bits} (two unlike pictures: about 128)")
+        return "\n".join(lines)
     for found in datasets:
         total = found["kept"]
         lines.append(f"\n{found['dataset']}: {total:,} {'sample' if total == 1 else 'samples'} kept for training")

@@ -1,5 +1,6 @@
 """What may be done to records, dvc.lock and the code of a finished project; and all cases together."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def _new_weights(project: Project, forge: bool) -> None:
     from fusion.lineage.files import Hasher
 
     project.flip(CHECKPOINT)
-    with Repo(str(project.root)) as repo:
+    with contextlib.chdir(project.root), Repo(".") as repo:
         repo.commit("train", force=True)
     if forge:
         sha = Hasher(project.root).sha256("checkpoints/tiny/stage1")

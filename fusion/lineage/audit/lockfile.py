@@ -35,7 +35,7 @@ def check_lock(
             if md5 != entry.md5:
                 what = f"dvc.lock: {name} read {path} as {entry.md5}, now it is {md5 or 'not there'}"
                 report.error("lock-differs", name, what, again)
-            elif entry.size is not None and entry.size != trees.size(path):
+            elif entry.size is not None and trees.size(path) not in (None, entry.size):
                 what = f"dvc.lock: {name} read {path} with {entry.size} bytes, it has {trees.size(path)}"
                 report.error("lock-differs", name, what, again)
         for path, entry in locked.outs.items():
@@ -81,25 +81,26 @@ class _Trees:
         self._root = root
         self._outs = outs
         self._contents = contents
-        self._known: dict[str, tuple[str | None, int]] = {}
+        self._known: dict[str, tuple[str | None, int | None]] = {}
 
     def md5(self, path: str) -> str | None:
         return self._of(path)[0]
 
-    def size(self, path: str) -> int:
+    def size(self, path: str) -> int | None:
+        """None where an object is missing, of which nobody knows the size."""
         return self._of(path)[1]
 
-    def _of(self, path: str) -> tuple[str | None, int]:
+    def _of(self, path: str) -> tuple[str | None, int | None]:
         if path not in self._known:
             self._known[path] = self._find(path)
         return self._known[path]
 
-    def _find(self, path: str) -> tuple[str | None, int]:
+    def _find(self, path: str) -> tuple[str | None, int | None]:
         if path in self._outs:
             entry = self._outs[path]
-            return entry.md5, entry.size or 0
+            return entry.md5, entry.size
         files: dict[str, str] = {}
-        sizes = 0
+        sizes: int | None = 0
         around = False
         for out in self._outs:
             listed = self._contents.listed.get(out) or {}
@@ -114,7 +115,8 @@ class _Trees:
             else:
                 continue
             files |= chosen
-            sizes += sum(self._contents.sizes.get(md5, 0) for md5 in chosen.values())
+            known = [self._contents.sizes.get(md5) for md5 in chosen.values()]
+            sizes = None if sizes is None or None in known else sizes + sum(size for size in known if size)
             if path.startswith(out + "/") and set(chosen) == {""}:
                 return chosen[""], sizes
         full = self._root / path
@@ -125,7 +127,7 @@ class _Trees:
             for name in files_below(full):
                 if name not in files and not (around and self._written(f"{path}/{name}")) and not name.endswith(".pyc"):
                     files[name] = _md5(full / name)
-                    sizes += (full / name).stat().st_size
+                    sizes = None if sizes is None else sizes + (full / name).stat().st_size
         return (listing_md5(files), sizes) if files else (None, 0)
 
     def _written(self, path: str) -> bool:
