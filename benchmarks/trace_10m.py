@@ -90,7 +90,8 @@ def ask(root: Path, *words: str) -> dict[str, Any]:
     """Seconds and peak megabytes of one command."""
     code = (
         "import sys; from pathlib import Path; from fusion.cli import main\n"
-        "try: main()\nfinally: print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0], file=sys.stderr)"
+        "try: main()\n"
+        "finally: print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0], file=sys.stderr)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()

@@ -8,6 +8,7 @@ import typer
 from fusion.inquiry.audit import audit
 from fusion.inquiry.diff import diff
 from fusion.inquiry.forget import forget
+from fusion.inquiry.licence import licence
 from fusion.inquiry.lineage import lineage
 from fusion.inquiry.trace import trace
 from fusion.inquiry.verify import sign, verify
@@ -15,5 +16,5 @@ from fusion.inquiry.verify import sign, verify
 
 def add_commands(app: typer.Typer, *others: Callable[..., Any]) -> None:
     """Makes these functions, and those of this package, commands of `app`."""
-    for command in (*others, lineage, trace, forget, diff, audit, sign, verify):
+    for command in (*others, lineage, trace, forget, diff, audit, licence, sign, verify):
         app.command()(command)

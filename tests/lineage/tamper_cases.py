@@ -161,7 +161,7 @@ IN_RECORDS_AND_LOCK = (
         "record-missing",
         "evaluate",
     ),
-    Case("other weights with DVC's blessing", lambda p: _new_weights(p, forge=False), "record-missing", "train"),
+    Case("other weights with DVC's blessing", lambda p: _new_weights(p, forge=False), "lock-differs", "train"),
     Case(
         "other weights with DVC's blessing and a forged record",
         lambda p: _new_weights(p, forge=True),
