@@ -42,8 +42,8 @@ stages:
     foreach: [one, two]
     do:
       cmd: fusion curate ${item}
-      deps: [fusion/curate.py, data/index]
-      params: [{drop.json: [drop]}]
+      deps: [fusion/curate.py, "data/index/${item}"]
+      params: [{data/catalog/drop.json: [drop]}]
       outs: ["data/manifests/${item}"]
   validate:
     foreach: [one, two]
@@ -105,9 +105,9 @@ class Project:
         (self.root / "fusion").mkdir(parents=True)
         for name in ("ingest", "curate", "train", "evaluate"):
             (self.root / f"fusion/{name}.py").write_text(f"# {name}\n")
-        (self.root / "drop.json").write_text('{"drop": [5]}\n')
         shutil.copyfile(HERE / "params.yaml", self.root / "params.yaml")
         shutil.copytree(HERE / "data/catalog", self.root / "data/catalog")
+        (self.root / "data/catalog/drop.json").write_text('{"drop": [5]}\n')
         (self.root / "dvc.yaml").write_text(DVC_YAML)
         (self.root / ".dvc").mkdir()
         (self.root / ".dvc/config").write_text("[core]\n    analytics = false\n[cache]\n    type = copy\n")
@@ -194,7 +194,7 @@ def _shard(_: str, item: str) -> None:
 
 
 def _curate(_: str, item: str) -> None:
-    drop = json.loads(Path("drop.json").read_text())["drop"]
+    drop = json.loads(Path("data/catalog/drop.json").read_text())["drop"]
     folder = Path("data/manifests", item)
     folder.mkdir(parents=True, exist_ok=True)
     read = [pl.read_parquet(Path("data/index", *s.split("-"), "index.parquet")) for s in SOURCES if s.startswith(item)]

@@ -35,11 +35,11 @@ def test_equal_runs_are_told_to_be_equal(project: Project):
 
 
 def test_dropped_rows_are_the_cause_and_counted_by_source(project: Project):
-    commit = after(project, "drop.json", '{"drop": [5, 6, 7]}\n')
+    commit = after(project, "data/catalog/drop.json", '{"drop": [5, 6, 7]}\n')
     document = diff_document(f"evaluate@tiny@{commit}", "evaluate@tiny")
     assert not document["same_weights"]
     assert document["causes"][0]["run"].startswith("curate@")
-    assert "drop.json: drop" in document["causes"][0]["params"]
+    assert "drop" in document["causes"][0]["params"]
     by_set = {one["set"]: one["sources"] for one in document["data"]}
     assert [(s["source"], s["added"], s["dropped"]) for s in by_set["stage2-data"]] == [
         ("animals", 0, 2), ("plants", 0, 2),

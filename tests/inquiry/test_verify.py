@@ -1,9 +1,11 @@
 """`fusion verify` and `fusion sign`: what a person who downloads a package can find out, and what an edit shows."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from fusion.hashing import json_sha256
 from fusion.inquiry.checks import check_folder
 from fusion.lineage.errors import LineageError
 from fusion.lineage.files import sha256_path
+from tests.hub_server import Repository, hub_server
 
 
 def keys(folder: Path, name: str) -> tuple[Path, Path]:
@@ -142,3 +145,23 @@ def test_what_is_no_package_is_told(tmp_path: Path):
     assert states(tmp_path)["files"] == "FAILED"
     with pytest.raises(FusionError, match="is not there"):
         CliRunner().invoke(app, ["verify", str(tmp_path), "--key", "nowhere.pub"], catch_exceptions=False)
+
+
+def test_a_package_on_the_hub_is_downloaded_and_checked(package: Path, tmp_path: Path):
+    pytest.importorskip("model_signing", reason="the extra `sign` is not installed")
+    private, public = keys(tmp_path, "mine")
+    CliRunner().invoke(app, ["sign", str(package), str(tmp_path / "signed"), "--key", str(private)])
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    with hub_server({"org/tiny": Repository(tmp_path / "signed", commit)}) as hub:
+        places = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "fusion.cli"]
+        shown = {**os.environ, **places, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+        def ask(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*command, *words], cwd=tmp_path, env=shown, capture_output=True, text=True)
+
+        done = ask("verify", "org/tiny", "--key", str(public), "--signed")
+        assert done.returncode == 0 and done.stdout.count("passed") == 6, done.stdout + done.stderr
+        assert "train_stage2@tiny" in ask("lineage", "org/tiny").stdout
+        done = ask("verify", "org/nobody")
+        assert done.returncode == 1 and "neither a folder nor a repository" in done.stderr
