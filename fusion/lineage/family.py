@@ -205,7 +205,7 @@ def _walk(first: Record, store: Records, members: dict[str, Member]) -> Iterator
             wanted = {p: s for p, s in record.inputs.items() if any(p in r.outputs for r in store.of(name))}
             chosen[name] = store.pick(name, wanted, digest)
         owner = {(p, s): n for n, r in chosen.items() if r is not None for p, s in r.outputs.items()}
-        member = _member(record.path, record, lambda path, sha, owner=owner: owner.get((path, sha)))  # type: ignore[misc]
+        member = _member(record.path, record, lambda path, sha, owner=owner: owner.get((path, sha)))
         parents = {name: None if parent is None else parent.path for name, parent in chosen.items()}
         members[record.path] = Member(record.path, record, parents, member.read, _own(member.sources, chosen))
         waiting += [parent for parent in chosen.values() if parent is not None]

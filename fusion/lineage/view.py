@@ -121,7 +121,7 @@ def _line(member: Member, verified: dict[str, str]) -> str:
 
 
 def _source_line(family: Family, shard: Member, verified: dict[str, str]) -> str:
-    origin = next(
+    origin: dict[str, Any] = next(
         (v for values in shard.record.document["params"].values() for k, v in values.items() if k.endswith(".origin")),
         {},
     )
