@@ -47,7 +47,8 @@ stages:
     outs: [packages/tiny]
 """
 IGNORED = (
-    "data/shards", "data/index", "data/manifests", "checkpoints", "results", "packages", "runs", "scratch", "reports",
+    "data/shards", "data/index", "data/manifests", "checkpoints/**", "results", "packages", "runs",
+    "scratch", "reports",
 )  # fmt: skip
 STAGES = ("shard@cats", "shard@dogs", "curate", "train", "evaluate", "package")
 
@@ -63,7 +64,7 @@ class Project:
         files = {
             ".dvc/config": "[core]\n    analytics = false\n    autostage = false\n[cache]\n    type = copy\n",
             ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
-            ".gitignore": "".join(f"/{name}\n" for name in IGNORED),
+            ".gitignore": "".join(f"/{name}\n" for name in IGNORED) + "!/checkpoints/**/\n!/checkpoints/**/*.dvc\n",
             "dvc.yaml": DVC_YAML,
             "params.yaml": "run: {seed: 7}\ntrain: {rate: 0.5, eps: 1.0e-8}\n",
             "requirements.txt": "polars==2.1.0\n",

@@ -1,12 +1,15 @@
 """`fusion audit`: silent on a clean tree, and every tampering is found and named."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from typer.testing import CliRunner
 
 from fusion.cli import app
+from fusion.lineage.adopted import record_adoption
 from fusion.lineage.audit.anchor import check_anchor
 from fusion.lineage.audit.findings import Report
 from fusion.lineage.audit.run import audit
@@ -76,9 +79,25 @@ def test_damaged_objects_are_evicted_and_the_tree_can_be_taken_in_again(
     report = json.loads((project.root / "reports/audit.json").read_text())
     assert not report["passed"] and report["damaged_objects"] == ["".join(Path(place).parts[-2:])]
     assert {finding.kind for finding in audited(project).errors} == {"object-missing"}
-    from dvc.repo import Repo
-
     with Repo(".") as repo:
         repo.commit("shard@cats", force=True)
     done = CliRunner().invoke(app, ["audit"])
     assert done.exit_code == 0 and "everything is what it is said to be" in done.output
+
+
+def test_an_adopted_checkpoint_is_audited_as_well(finished: Project, tmp_path: Path):
+    project = finished.copy(tmp_path / "copy")
+    place = "checkpoints/adopted/other"
+    project.write(f"{place}/model.safetensors", b"weights")
+    facts = {"adopt": {"name": "other", "origin": {"kind": "folder", "name": "/somewhere"}}}
+    record_adoption("adopt@other", "fusion adopt /somewhere", facts, place, {"started": "2026-01-01"}, project.root)
+    with contextlib.chdir(project.root), Repo(".") as repo:
+        repo.add(place)
+    project.commit()
+    assert audited(project).sorted == []
+    project.flip(f"{place}/model.safetensors")
+    assert [(f.kind, f.where) for f in audited(project).errors] == [("file-changed", f"{place}/model.safetensors")]
+    for path in project.root.glob("records/adopt-other/*.json"):
+        path.unlink()
+    project.commit()
+    assert "record-missing" in {finding.kind for finding in audited(project).errors}
