@@ -175,7 +175,8 @@ def _check_orphans(root: Path, outs: set[str], report: Report) -> None:
     for path in sorted(filter(None, listed.split("\0"))):
         parts = path.split("/")
         inside = any("/".join(parts[:length]) in outs for length in range(1, len(parts) + 1))
-        if not inside and "__pycache__" not in parts:
+        # DVC writes a .gitignore beside an output that git does not ignore by itself.
+        if not inside and "__pycache__" not in parts and parts[-1] != ".gitignore":
             report.warn(
                 "orphan", path, f"{path} belongs to no stage and no commit", "remove it, or find out what made it"
             )
