@@ -106,7 +106,8 @@ class Project:
         for name in ("ingest", "curate", "train", "evaluate"):
             (self.root / f"fusion/{name}.py").write_text(f"# {name}\n")
         shutil.copyfile(HERE / "params.yaml", self.root / "params.yaml")
-        shutil.copytree(HERE / "data/catalog", self.root / "data/catalog")
+        for name in ("data/catalog", "data/tokenizers"):
+            shutil.copytree(HERE / name, self.root / name)
         (self.root / "data/catalog/drop.json").write_text('{"drop": [5]}\n')
         (self.root / "dvc.yaml").write_text(DVC_YAML)
         (self.root / ".dvc").mkdir()

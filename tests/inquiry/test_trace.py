@@ -108,6 +108,7 @@ def test_the_plan_of_a_removal_names_rows_stages_and_costs_and_changes_nothing(r
     assert plan["rows"] == {"two": [{"row": 24, "sample_id": "two/plants/00000001"}]}
     assert plan["stages"][-2:] == ["train_stage2@tiny", "evaluate@tiny"] and "train_stage1@tiny" not in plan["stages"]
     assert plan["checkpoints"] == ["checkpoints/tiny/stage2"]
+    assert "not_planned" not in plan["cost"]["tiny"], plan["cost"]
     assert plan["cost"]["tiny"]["gpu_hours"].keys() == {"stage2"}
     assert plan["cost"]["tiny"]["recorded_seconds"].keys() == {"train_stage2@tiny", "evaluate@tiny"}
     with pytest.raises(FusionError, match="nothing here has seen"):
