@@ -69,7 +69,9 @@ def verify_signature(folder: Path, key: Path) -> str | None:
 
 def _hashing(folder: Path) -> Any:
     ignored = [folder / name for name in _UNSIGNED]
-    return _library().hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)
+    # The Hub's client keeps what it downloaded as links into its cache. What they lead to is hashed all the same.
+    config = _library().hashing.Config().set_allow_symlinks(True)
+    return config.set_ignored_paths(paths=ignored, ignore_git_paths=False)
 
 
 def _library() -> Any:
