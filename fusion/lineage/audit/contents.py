@@ -73,9 +73,9 @@ class Contents:
         for path, files in listed.items():
             for name, md5 in (files or {}).items():
                 if md5 not in there:
-                    full = f"{path}/{name}" if name else path
+                    lost = f"{path}/{name}" if name else path
                     report.error(
-                        "object-missing", md5, f"cache object {md5} ({full}) is missing",
+                        "object-missing", md5, f"cache object {md5} ({lost}) is missing",
                         f"`dvc fetch {path}`, or `dvc commit {path}` if the working tree's file is right",
                     )  # fmt: skip
 
