@@ -29,8 +29,8 @@ class Side:
         if self.root is None:
             return None
         if self.cache is None:
-            path = self.root / output / name if name else self.root / output
-            return path if path.is_file() else None
+            here = self.root / output / name if name else self.root / output
+            return here if here.is_file() else None
         for locked in read_lock(self.root).values():
             if output in locked.outs:
                 try:

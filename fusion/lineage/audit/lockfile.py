@@ -39,9 +39,9 @@ def check_lock(
                 what = f"dvc.lock: {name} read {path} with {entry.size} bytes, it has {trees.size(path)}"
                 report.error("lock-differs", name, what, again)
         for path, entry in locked.outs.items():
-            what = _wrong_size(entry, contents)
-            if what:
-                report.error("lock-differs", name, f"dvc.lock: {name}: {path} {what}", again)
+            wrong = _wrong_size(entry, contents)
+            if wrong:
+                report.error("lock-differs", name, f"dvc.lock: {name}: {path} {wrong}", again)
 
 
 def _unlike(locked: Locked, stage: Stage) -> list[str]:
