@@ -16,6 +16,6 @@ from fusion.inquiry.verify import sign, verify
 
 def add_commands(app: typer.Typer, *others: Callable[..., Any]) -> None:
     """Makes these functions, and those of this package, commands of `app`."""
-    commands: tuple[Any, ...] = (*others, lineage, trace, forget, diff, audit, licence, sign, verify)
-    for command in commands:
+    mine: tuple[Callable[..., Any], ...] = (lineage, trace, forget, diff, audit, licence, sign, verify)
+    for command in (*others, *mine):
         app.command()(command)

@@ -73,18 +73,18 @@ def _run(
     summary_path = next((root / out for out in record.outputs if out.endswith("summary.json")), None)
     note: str | None = None
     if summary_path is None or not summary_path.is_file():
-        note = "steps unknown: the stage's summary.json is not here (`dvc pull`)"
-        return Run(record.stage, record.path, checkpoint, descendants, 0, (), True, note)
+        unknown = "steps unknown: the stage's summary.json is not here (`dvc pull`)"
+        return Run(record.stage, record.path, checkpoint, descendants, 0, (), True, unknown)
     summary = json.loads(summary_path.read_text(encoding="utf-8"))
     verdict = root / "data/validation" / dataset / "validation.json"
     here = json.loads(verdict.read_text(encoding="utf-8"))["manifest_sha256"] if verdict.is_file() else None
     if here != summary["manifest_sha256"]:
-        note = "it was trained from another manifest than the one that is here: steps cannot be told"
-        return Run(record.stage, record.path, checkpoint, descendants, summary["steps"], (), True, note)
+        other = "it was trained from another manifest than the one that is here: steps cannot be told"
+        return Run(record.stage, record.path, checkpoint, descendants, summary["steps"], (), True, other)
     if len(rows) > MANY:
-        return Run(record.stage, record.path, checkpoint, descendants, summary["steps"], (), True, note)
+        return Run(record.stage, record.path, checkpoint, descendants, summary["steps"], (), True, None)
     steps = steps_of(rows, training_order(record, summary, dataset, root))
-    return Run(record.stage, record.path, checkpoint, descendants, summary["steps"], tuple(steps.tolist()), False, note)
+    return Run(record.stage, record.path, checkpoint, descendants, summary["steps"], tuple(steps.tolist()), False, None)
 
 
 def training_order(record: Record, summary: dict[str, Any], dataset: str, root: Path) -> TrainingOrder:

@@ -91,7 +91,7 @@ def _data_sets(family: Family) -> list[dict[str, Any]]:
 def _source(dataset: str, member: Member) -> dict[str, Any]:
     licence = licence_of(member) or {}
     name = licence.get("verified") or licence.get("declared")
-    origin: dict[str, Any] = next(iter(catalog_entries(member, "origin").values()), {})
+    origin: Any = next(iter(catalog_entries(member, "origin").values()), {})
     component: dict[str, Any] = {
         "type": "data",
         "bom-ref": f"data:{dataset}/{source_of(member)}",

@@ -70,13 +70,13 @@ class Contents:
             self.work[path] = Content({name: hashes[node[file]] for name, file in found.items()}, True)
         self.listed = listed
         self.sizes = {md5: path.stat().st_size for md5, path in there.items()}
-        for output, files in listed.items():
+        for path, files in listed.items():
             for name, md5 in (files or {}).items():
                 if md5 not in there:
-                    shown = f"{output}/{name}" if name else output
+                    lost = f"{path}/{name}" if name else path
                     report.error(
-                        "object-missing", md5, f"cache object {md5} ({shown}) is missing",
-                        f"`dvc fetch {output}`, or `dvc commit {output}` if the working tree's file is right",
+                        "object-missing", md5, f"cache object {md5} ({lost}) is missing",
+                        f"`dvc fetch {path}`, or `dvc commit {path}` if the working tree's file is right",
                     )  # fmt: skip
 
     def _listing(self, entry: Entry) -> dict[str, str] | None:
