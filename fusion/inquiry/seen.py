@@ -71,7 +71,6 @@ def _run(
     root: Path,
 ) -> Run:
     summary_path = next((root / out for out in record.outputs if out.endswith("summary.json")), None)
-    note: str | None = None
     if summary_path is None or not summary_path.is_file():
         unknown = "steps unknown: the stage's summary.json is not here (`dvc pull`)"
         return Run(record.stage, record.path, checkpoint, descendants, 0, (), True, unknown)
