@@ -21,7 +21,7 @@ from flows.errors import FlowError
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = "FUSION_SERVER_START_SECONDS"
-"""How long a start may take (default: 180): the first one builds the database, and may have to share the machine."""
+"""How long a start may take (default: 600): the first one builds the database, and may have to share the machine."""
 ADDRESS = Path(HOME) / "server.json"
 
 
@@ -69,7 +69,7 @@ def start_server(
             command, root, server_environment(environment, host, port, page), service=True, output=file.fileno()
         )
     server = Server(url, process)
-    deadline = time.monotonic() + float(environment.get(START_SECONDS, "180"))
+    deadline = time.monotonic() + float(environment.get(START_SECONDS, "600"))
     while not answers(url):
         if process.poll() is not None or time.monotonic() > deadline:
             server.end()
