@@ -57,7 +57,9 @@ def test_curves_and_metrics_are_what_dvc_shows(built: Project, tmp_path: Path) -
     built.run("dvc", "plots", "show", "--out", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").read_text(encoding="utf-8")
     for stage in STAGES:
-        assert f"{stage}.png" in page and f"{stage}/loss_by_source.csv" in page and f"{stage}/loss.csv" in page
+        title = f"micro {stage.replace('stage', 'stage ').replace('_', '.')}"
+        assert f"{stage}.png" in page and f"{stage}/loss_by_source.csv" in page
+        assert f'"text": "{title}"' in page and f'"text": "{title}, by source"' in page
     assert "all.png" in page
 
 
