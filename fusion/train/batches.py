@@ -15,6 +15,7 @@ from fusion.data.stream.order import Rows, TrainingOrder
 from fusion.data.stream.packing import spread
 from fusion.model.batch import FusionBatch
 from fusion.model.processing import FusionProcessor
+from fusion.model.template import Message
 from fusion.train.reading import Pack, Plan, Unread, read_packs, start_workers_early
 from fusion.train.recipe import Recipe
 
@@ -96,7 +97,7 @@ class RankBatches:
         """
         notes.mkdir(parents=True, exist_ok=True)
         planned: deque[_Planned] = deque()
-        nothing = [{"from": "human", "value": "-"}, {"from": "gpt", "value": "-"}]
+        nothing: list[Message] = [{"from": "human", "value": "-"}, {"from": "gpt", "value": "-"}]
         idle = self._processor.collate([self._processor.encode(nothing, None)])
         packs = read_packs(self._recipe, self._processor, self._plans(first_step, planned))
         with _continued(notes / f"unread-{self._rank}.jsonl") as file:
