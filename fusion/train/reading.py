@@ -7,8 +7,11 @@ Packs come in the order of their plans, whatever worker is first; each worker ho
 import multiprocessing
 import os
 import re
+import select
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import forkserver
 from typing import Any
 
@@ -119,7 +122,11 @@ def read_packs(recipe: Recipe, processor: FusionProcessor, plans: Iterable[Plan]
     workers = number_of_workers(recipe)
     options: dict[str, Any] = {}
     if workers:
-        options = {"multiprocessing_context": _fork_server(), "prefetch_factor": recipe.loading.ahead}
+        options = {
+            "multiprocessing_context": _fork_server(),
+            "prefetch_factor": recipe.loading.ahead,
+            "worker_init_fn": partial(_end_with, os.getpid()),
+        }
     loader = DataLoader(
         PackReader(recipe, processor),
         batch_size=None,
@@ -130,6 +137,22 @@ def read_packs(recipe: Recipe, processor: FusionProcessor, plans: Iterable[Plan]
         **options,
     )
     yield from loader
+
+
+def _end_with(rank: int, worker: int) -> None:
+    """Ends this worker when its rank is gone (Linux).
+
+    The process that it was forked from does not tell: that one stays as long as it has workers.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return
+    descriptor = os.pidfd_open(rank)
+
+    def end() -> None:
+        select.select([descriptor], [], [])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True, name="rank").start()
 
 
 def _as_it_is(pack: Any) -> Any:

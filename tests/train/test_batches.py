@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,6 +211,30 @@ def _stream(made: Recipe, processor: FusionProcessor, out: Path) -> None:
             file.write(digest(iter([step])) + "\n")
             file.flush()
             time.sleep(0.004)
+
+
+def _read_a_step(made: Recipe, processor: FusionProcessor, notes: Path) -> None:
+    stream = steps(made, processor, 0, 0, notes)
+    next(stream)
+    (notes / "reading").touch()
+    time.sleep(60)
+
+
+def test_workers_end_with_their_rank(shop: Workshop, processor: FusionProcessor, tmp_path: Path) -> None:
+    """However it ends: they would hold memory, and whatever waits for the end of its messages."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_read_a_step, args=(recipe(shop.folder, 1, workers=2), processor, tmp_path))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "reading").exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 2
+    process.kill()
+    process.join()
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not alive
 
 
 def test_killed_at_any_moment_it_continues_to_the_same_bytes(
