@@ -46,7 +46,10 @@ def all_stages(variant: str, columns: Mapping[str, Sequence[Panel]]) -> Image.Im
 
 def stage_panels(variant: str, root: Path = Path()) -> dict[str, list[Panel]]:
     """Stage -> loss, learning rates, and cross-entropy by source (by category where there are many sources)."""
-    return {stage: _panels(root / "results" / variant / stage, f"train_{stage}@{variant}") for stage in STAGES}
+    results = root / "results" / variant
+    # A variant may leave stage 1.5 out.
+    stages = [stage for stage in STAGES if stage != "stage1_5" or (results / stage).is_dir()]
+    return {stage: _panels(results / stage, f"train_{stage}@{variant}") for stage in stages}
 
 
 def _panels(results: Path, made_by: str) -> list[Panel]:

@@ -17,7 +17,7 @@ import yaml
 from fusion.data.catalog import Catalog, Licence
 from fusion.documents import read_yaml
 from fusion.publish.errors import PublishError
-from fusion.settings import STAGES, Settings
+from fusion.settings import Settings
 
 OVERRIDES = Path("data/licence-overrides.yaml")
 """conflict id -> reason."""
@@ -80,7 +80,7 @@ def review(settings: Settings, catalog: Catalog, variant: str, root: Path = Path
         if entry.get("text"):
             state.duties.setdefault(entry["title"], []).append("carry its text")
         state.name(entry.get("name_prefix"), entry["title"], part.name)
-    for dataset in dict.fromkeys(getattr(chosen.data, stage) for stage in STAGES):
+    for dataset in dict.fromkeys(getattr(chosen.data, stage) for stage in chosen.stage_names):
         for name, source in catalog.dataset(dataset).sources.items():
             _source(f"{dataset}/{name}", source.licence, facts, state)
     conflicts = tuple(Conflict(one.id, one.what, overrides.get(one.id)) for one in state.conflicts.values())

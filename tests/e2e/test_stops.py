@@ -17,7 +17,7 @@ from fusion.hashing import file_sha256
 from fusion.train.errors import LossGuard, NoRoom, OutOfMemory, Preempted, Stalled, TrainingError
 from tests.e2e.project import Project, copy_project
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 TRAIN = ("fusion", "train", "micro", "stage1")
 WEIGHTS = Path("checkpoints/micro/stage1/model.safetensors")

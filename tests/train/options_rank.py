@@ -9,6 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -45,7 +46,8 @@ class Run:
         self.recipe = recipe_of(changes)
         every = samples(self.processor)
         packs = [self.processor.collate(every[:3]), self.processor.collate(every[3:])]
-        self.step = StepBatches(list(packs), len(every), 0, [])
+        sources = [np.zeros(pack.size, dtype=np.int64) for pack in packs]
+        self.step = StepBatches(list(packs), len(every), 0, [], packs[0], sources)
         self.probe = packs[0]
         self.engine = make_engine(self.recipe, self.model)
 
@@ -55,7 +57,8 @@ class Run:
         for step in range(first, last):
             set_learning_rates(self.engine, self.recipe, step, STEPS)
             torch.manual_seed(self.recipe.random_seed(step, 0))
-            losses.append(train_step(self.engine, self.step, 4)["loss"])
+            outcome = train_step(self.engine, self.step, 4, 1, self.recipe.settings.trained_parts or [])
+            losses.append(outcome.losses["loss"])
         return losses
 
     def weights(self) -> dict[str, torch.Tensor]:

@@ -63,6 +63,7 @@ def test_a_state_of_two_ranks_continues_on_one_to_the_same_losses(folder: Path) 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_all_ranks_and_zero_stages(tmp_path: Path) -> None:
     result = run(tmp_path, (1, 2, 3, 4), (0, 1, 2, 3), RESUMED, 1, "fp32")
     assert len(result["cells"]) == 15 + len(RESUMED)
