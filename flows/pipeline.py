@@ -5,6 +5,7 @@ same stages run, in the same order and with the same dvc.lock, as with a plain `
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,4 +96,8 @@ def _run(options: argparse.Namespace) -> Any:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Prefect's services wait at exit for a server to take what they still have, and this one has ended: seen to hang.
+    os._exit(code)

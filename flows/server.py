@@ -118,5 +118,15 @@ def some_server(root: Path) -> Iterator[str]:
     try:
         yield server.url
     finally:
+        deliver()
         del os.environ["PREFECT_API_URL"]
         server.end()
+
+
+def deliver(seconds: float = 10.0) -> None:
+    """Waits, at most so long, until what Prefect has to tell its server has arrived there."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for service in (APILogWorker, EventsWorker):
+        service.drain_all(timeout=seconds, at_exit=False)
