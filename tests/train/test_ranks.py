@@ -55,6 +55,7 @@ def test_the_steps_have_what_ranks_may_trip_over(folder: Path) -> None:
     assert {(True, None), (False, None)} & seen
 
 
+@pytest.mark.long
 def test_a_state_of_two_ranks_continues_on_one_to_the_same_losses(folder: Path) -> None:
     """The last step has one sample, so that one of two ranks has none; ZeRO-3 must not wait for it."""
     expected = cell(folder, 1, 2)
