@@ -11,8 +11,6 @@ from typing import Any, ClassVar
 
 import polars as pl
 from PIL import Image, ImageDraw
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import Phi3Config, PreTrainedTokenizerFast, SiglipVisionConfig
 
 from fusion.data.catalog import Catalog
 from fusion.data.ingest.origin import Origin
@@ -22,6 +20,7 @@ from fusion.evaluate.records import weights_sha256
 from fusion.hashing import file_sha256
 from fusion.lineage.record import record_stage
 from fusion.settings import Settings, load_settings
+from tests.publish.small_checkpoint import write_checkpoint
 
 HERE = Path(__file__).parents[2]
 COLOURS = {
@@ -33,7 +32,6 @@ COLOURS = {
     "brown": "#7a4a21",
 }
 SHAPES = ("circle", "square", "triangle")
-SPECIALS = ("<unk>", "<s>", "</s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 DVC_YAML = """
 stages:
@@ -362,45 +360,6 @@ def write_columns(root: Path, settings: Settings) -> None:
     }
     weights = weights_sha256(root / "checkpoints/tiny/stage2")
     write_outcomes(settings, "tiny", weights, outcomes, folder / "submissions", folder)
-
-
-def write_checkpoint(folder: Path) -> None:
-    """A real checkpoint with random weights, a few hundred kilobytes."""
-    from fusion.model.checkpoints import build_from_base, save_checkpoint
-
-    words = [
-        "what",
-        "shape",
-        "is",
-        "in",
-        "the",
-        "image",
-        "?",
-        "a",
-        "red",
-        "circle",
-        "yes",
-        "no",
-        "\n",
-        ".",
-        "You",
-        "are",
-    ]
-    vocabulary = {token: index for index, token in enumerate([*SPECIALS, *words])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), behavior="removed", invert=True)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIALS[3:])})
-    language = Phi3Config(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=512, pad_token_id=0,
-    )  # fmt: skip
-    vision = SiglipVisionConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=16
-    )
-    options = {"query_len": [4], "num_latents": 4, "window_size": 1, "num_of_vision_sampler_layers": 1}
-    model, processor = build_from_base(language, vision, tokenizer, template="phi_3", seed=1, **options)
-    save_checkpoint(model, processor, folder)
 
 
 def finished_run(root: Path, *, samples: int = 24, questions: int = 40, scale: int = 1) -> tuple[Settings, Catalog]:
