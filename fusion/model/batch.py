@@ -100,6 +100,20 @@ def _pad(rows: Sequence[npt.NDArray[np.int64]], value: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
+def _stack(pictures: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """uint8 [N, 5, 3, S, S]; without a copy where the pictures are rows of one array, in their order from its first."""
+    whole = pictures[0].base
+    if isinstance(whole, np.ndarray) and whole.shape[1:] == pictures[0].shape and len(pictures) <= len(whole):
+        rows = whole[: len(pictures)]
+        if all(_same_memory(row, picture) for row, picture in zip(rows, pictures, strict=True)):
+            return rows
+    return np.stack(pictures)
+
+
+def _same_memory(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> bool:
+    return bool(first.ctypes.data == second.ctypes.data and first.strides == second.strides)
+
+
 def collate(samples: Sequence[EncodedSample], pad_token_id: int, image_size: int) -> FusionBatch:
     """Pad and stack samples. Samples that hold the same pixel array (the same object) share one picture.
 
@@ -125,7 +139,7 @@ def collate(samples: Sequence[EncodedSample], pad_token_id: int, image_size: int
         key = id(sample.pixels)
         image_index[index] = rows.setdefault(key, len(rows))
         pictures[key] = sample.pixels
-    stacked = np.stack(list(pictures.values())) if pictures else np.empty((0, *shape), dtype=np.uint8)
+    stacked = _stack(list(pictures.values())) if pictures else np.empty((0, *shape), dtype=np.uint8)
     return FusionBatch(
         {
             "input_ids": _pad([sample.input_ids for sample in samples], pad_token_id),

@@ -120,6 +120,7 @@ class SampleEncoder:
         *,
         max_length: int | None = None,
         num_latents: int | None = None,
+        room: npt.NDArray[np.uint8] | None = None,
     ) -> EncodedSample:
         """Encode a training sample.
 
@@ -128,12 +129,13 @@ class SampleEncoder:
             image: PIL picture or encoded file (see `images.decode_image`); None = text-only.
             max_length: most positions after the markers are replaced (see `count_tokens`); None = no limit.
             num_latents: q for that limit; None = the largest of the configuration's `query_len`.
+            room: uint8 [5, 3, S, S] for the pixels; None = a new array.
 
         Raises:
             SampleError: with a reason code; see `template.ReasonCode`.
         """
         turns = read_turns(conversations, image is not None)
-        return self.encode_turns(turns, image, max_length, num_latents or max(self.config.query_len))
+        return self.encode_turns(turns, image, max_length, num_latents or max(self.config.query_len), room)
 
     def encode_prompt(
         self,
@@ -151,7 +153,12 @@ class SampleEncoder:
         return self.encode_turns(turns, image, max_length, num_latents or self.config.num_latents)
 
     def encode_turns(
-        self, turns: Sequence[Turn], image: Image.Image | bytes | None, max_length: int | None, num_latents: int
+        self,
+        turns: Sequence[Turn],
+        image: Image.Image | bytes | None,
+        max_length: int | None,
+        num_latents: int,
+        room: npt.NDArray[np.uint8] | None = None,
     ) -> EncodedSample:
         """Encode turns. Answers are supervised if each turn has one; else the sample is a prompt and nothing is.
 
@@ -160,7 +167,7 @@ class SampleEncoder:
         tokens = self._tokenize(turns)
         if any(turn.answer is None for turn in turns):
             tokens = tokens._replace(labels=[IGNORED] * len(tokens.labels))
-        return self._sample(tokens, image, max_length, num_latents)
+        return self._sample(tokens, image, max_length, num_latents, room)
 
     def count_tokens(self, conversations: Sequence[Message], has_image: bool) -> TokenCounts:
         """Count without touching pixels, exactly as `encode` would.
@@ -251,13 +258,18 @@ class SampleEncoder:
         return labels, ends
 
     def _sample(
-        self, tokens: _Tokens, image: Image.Image | bytes | None, max_length: int | None, num_latents: int
+        self,
+        tokens: _Tokens,
+        image: Image.Image | bytes | None,
+        max_length: int | None,
+        num_latents: int,
+        room: npt.NDArray[np.uint8] | None,
     ) -> EncodedSample:
         length = sum(token >= 0 for token in tokens.input_ids) + num_latents * len(tokens.question_ends)
         length += self.config.num_patches if image is not None else 0
         if max_length is not None and length > max_length:
             raise SampleError("too_long", f"{length} positions with {num_latents} latents a turn, limit {max_length}")
-        pixels = None if image is None else static_hd(decode_image(image), self.image_size)
+        pixels = None if image is None else static_hd(decode_image(image), self.image_size, room)
 
         def array(values: list[int]) -> npt.NDArray[np.int64]:
             return np.asarray(values, dtype=np.int64)

@@ -23,6 +23,8 @@ from fusion.model.template import SampleError
 # Pillow's own limit against decompression bombs, made an error here whatever the process has set.
 MAX_PIXELS = 178_956_970
 NUM_VIEWS = 5
+_KEPT_BLOCKS = 4
+"""Pieces of memory that Pillow keeps, of 16 MB at most."""
 # Everything that opens a picture goes through these decoders alone: others of Pillow's are old and seldom looked at.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Most bytes that are read from an address, and how long it may be silent, in seconds.
@@ -156,7 +158,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     raise SampleError("image_mode_unsupported", f"pictures of mode {image.mode!r} have no defined range of values")
 
 
-def static_hd(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+def keep_memory() -> None:
+    """Lets Pillow use the memory of pictures again in this process, 64 MB of it at most.
+
+    By default it is given back to the system after each picture and cleared by it for the next, which takes a fifth of
+    the time of decoding and resizing.
+    """
+    Image.core.set_blocks_max(_KEPT_BLOCKS)
+
+
+def static_hd(image: Image.Image, size: int, room: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
     """Four tiles and the thumbnail of an RGB picture.
 
     The picture is squashed (not letter-boxed) to 2S x 2S and cut into tiles in the order top-left, top-right,
@@ -165,11 +176,12 @@ def static_hd(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
     Args:
         image: RGB picture of any size.
         size: S, pixels.
+        room: uint8 [5, 3, S, S] that is filled and returned; None = a new array.
 
     Returns:
         uint8 [5, 3, S, S], the thumbnail last.
     """
-    views = np.empty((NUM_VIEWS, 3, size, size), dtype=np.uint8)
+    views = np.empty((NUM_VIEWS, 3, size, size), dtype=np.uint8) if room is None else room
     tiles = views[:4].reshape(2, 2, 3, size, size)
     # Band by band: an array of interleaved bands takes as long to put in order as a quarter of the resizing.
     for number, band in enumerate(image.resize((2 * size, 2 * size), Image.Resampling.BICUBIC).split()):

@@ -15,12 +15,14 @@ from functools import partial
 from multiprocessing import forkserver
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from fusion.data.stream.errors import LoaderError, UnreadableSample
 from fusion.data.stream.loader import Remote, ShardReader
 from fusion.data.stream.manifest import Place
 from fusion.model.batch import EncodedSample, FusionBatch
+from fusion.model.images import NUM_VIEWS, keep_memory
 from fusion.model.processing import FusionProcessor
 from fusion.model.template import SampleError
 from fusion.train.recipe import Recipe
@@ -86,14 +88,21 @@ class PackReader(Dataset[Pack]):
 
     def _read(self, plan: Plan) -> Pack:
         if self._reader is None:
+            keep_memory()
             self._reader = ShardReader(self._root, self._remote)
         samples: list[EncodedSample] = []
         indices: list[int] = []
         unread: list[Unread] = []
+        # Room for as many pictures as there may be; what is not filled takes no memory.
+        size = self._processor.image_size
+        rooms, pictures = np.empty((len(plan.indices), NUM_VIEWS, 3, size, size), dtype=np.uint8), 0
         for index, place in zip(plan.indices, plan.places, strict=True):
             try:
                 record = self._reader.read(place)
-                encoded = self._processor.encode(record.conversations, record.image, max_length=self._max_length)
+                encoded = self._processor.encode(
+                    record.conversations, record.image, max_length=self._max_length, room=rooms[pictures]
+                )
+                pictures += encoded.pixels is not None
                 samples.append(encoded)
                 indices.append(index)
             except UnreadableSample as error:
