@@ -35,7 +35,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from benchmarks.manifests import DATASET, ROOT, TOKENIZER, write_manifest, write_pool
 from benchmarks.report import surroundings, write_result
 from fusion.model.configuration import FusionConfig
-from fusion.model.images import decode_image, keep_memory
+from fusion.model.images import decode_image
 from fusion.model.processing import FusionProcessor, load_tokenizer
 from fusion.settings import load_settings
 from fusion.train.batches import RankBatches
@@ -80,7 +80,6 @@ def pictures_a_second(folder: Path, pictures: int, rounds: int) -> dict[str, Any
     rank = RankBatches(recipe_of(folder, 1, 0), processor, PATCHES, 0)
 
     def loader() -> int:
-        keep_memory()
         seen = 0
         for step in rank(0, folder / "notes"):
             seen += sum(len(batch["pixels"]) for batch in step.batches if batch is not None)
@@ -88,21 +87,17 @@ def pictures_a_second(folder: Path, pictures: int, rounds: int) -> dict[str, Any
                 break
         return seen
 
-    # Pillow's memory is kept by the loader's setting, also for the limits; the plain way has Pillow's default.
     def plain() -> int:
-        Image.core.set_blocks_max(0)
         for file in files:
             plain_picture(file)
         return len(files)
 
     def limit() -> int:
-        keep_memory()
         for content in contents:
             np.asarray(decode_image(content).resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC))
         return len(files)
 
     def both() -> int:
-        keep_memory()
         for content in contents:
             picture = decode_image(content)
             for side in (2 * SIDE, SIDE):

@@ -23,8 +23,6 @@ from fusion.model.template import SampleError
 # Pillow's own limit against decompression bombs, made an error here whatever the process has set.
 MAX_PIXELS = 178_956_970
 NUM_VIEWS = 5
-_KEPT_BLOCKS = 4
-"""Pieces of memory that Pillow keeps, of 16 MB at most."""
 # Everything that opens a picture goes through these decoders alone: others of Pillow's are old and seldom looked at.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Most bytes that are read from an address, and how long it may be silent, in seconds.
@@ -156,15 +154,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _PLAIN_MODES:
         return image.convert("RGB")
     raise SampleError("image_mode_unsupported", f"pictures of mode {image.mode!r} have no defined range of values")
-
-
-def keep_memory() -> None:
-    """Lets Pillow use the memory of pictures again in this process, 64 MB of it at most.
-
-    By default it is given back to the system after each picture and cleared by it for the next, which takes a fifth of
-    the time of decoding and resizing.
-    """
-    Image.core.set_blocks_max(_KEPT_BLOCKS)
 
 
 def static_hd(image: Image.Image, size: int, room: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from fusion.data.stream.errors import LoaderError, UnreadableSample
 from fusion.data.stream.loader import Remote, ShardReader
 from fusion.data.stream.manifest import Place
 from fusion.model.batch import EncodedSample, FusionBatch
-from fusion.model.images import NUM_VIEWS, keep_memory
+from fusion.model.images import NUM_VIEWS
 from fusion.model.processing import FusionProcessor
 from fusion.model.template import SampleError
 from fusion.train.recipe import Recipe
@@ -88,7 +88,6 @@ class PackReader(Dataset[Pack]):
 
     def _read(self, plan: Plan) -> Pack:
         if self._reader is None:
-            keep_memory()
             self._reader = ShardReader(self._root, self._remote)
         samples: list[EncodedSample] = []
         indices: list[int] = []
