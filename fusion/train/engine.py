@@ -4,6 +4,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
 from fusion.model.adapters import add_adapters, is_adapter
 from fusion.model.modeling import FusionForConditionalGeneration
@@ -58,7 +59,18 @@ def make_engine(recipe: Recipe, model: FusionForConditionalGeneration, universal
         | {"checkpoint": {"load_universal": universal}},
         dist_init_required=False,
     )
+    _forget_first_step(engine.optimizer)
     return engine
+
+
+def _forget_first_step(optimizer: Any) -> None:
+    """Removes what DeepSpeed's wrapper for bf16 without ZeRO leaves in AdamW: an empty step, made to allocate moments.
+
+    It counts in the correction of the moments' bias, so the first real steps would be a quarter too short, and the losses
+    others than those of ZeRO 1 to 3 by 1%.
+    """
+    if isinstance(optimizer, FP16_UnfusedOptimizer):
+        optimizer.state.clear()
 
 
 def _adamw(settings: Optimizer, groups: dict[str, list[torch.nn.Parameter]]) -> torch.optim.AdamW:
