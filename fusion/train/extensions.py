@@ -1,7 +1,8 @@
 """DeepSpeed's extensions, compiled at their first use, and the locks that a compilation leaves when it is ended.
 
-torch keeps an empty file `lock` in an extension's folder while one process compiles it, and every other one waits for as
-long as the file is there: for ever, when the first one was killed. The file names no process, but its maker has it open.
+torch keeps an empty file `lock` in an extension's folder while one process compiles it, and every other one waits for
+as long as the file is there: for ever, when the first one was killed. The file names no process, but its maker has it
+open.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from fusion.hashing import file_sha256
-from fusion.train.engine import part_of
+from fusion.train.parts import part_of
 from tests.e2e.project import Project, copy_project
 from tests.e2e.test_resume import LOG, WEIGHTS, kill, start
 

@@ -1,4 +1,4 @@
-"""A start that finds the lock of a compilation that was ended: with torch's own lock, and with DeepSpeed's compilation."""
+"""A start that finds the lock of a compilation that was ended: torch's own lock, and DeepSpeed's compilation."""
 
 from __future__ import annotations
 
