@@ -120,7 +120,7 @@ def test_a_checkpoint_with_merged_adapters_is_like_any_other(trained: Path, case
     rank = max(int(torch.linalg.matrix_rank((after[n] - before[n]).float(), rtol=1e-3)) for n in adapted)
     assert case == "lora-bf16" or rank == lora.rank, "rounding alone adds to the rank"
     # A merged weight is the exact sum rounded once. bfloat16 has 8 significant bits, so that a weight is off by up to
-    # 2^-8 = 0.4% of itself; what 14 layers of such weights do to a logit was seen to be 1.6% of the largest one.
+    # 2^-8 = 0.4% of itself; what all of them do to a logit was seen to be 1.6% of the largest one.
     rounded, seen = (2.0**-8, 0.03) if case == "lora-bf16" else (1e-4, 1e-5)
     assert result(trained, case)["merge_rounding"] <= rounded
     assert result(trained, case)["merge_error"] < seen
