@@ -207,7 +207,7 @@ def compare_states(name: str, counted: dict[str, Any]) -> dict[str, Any]:
     planned = {
         "after_step": states.lasting + stage3,
         "after_backward": states.lasting + (stage3 or gradients),
-        "checkpoint": checkpoint_bytes(parameters, trained, size, zero)[1],
+        "checkpoint": checkpoint_bytes(parameters, trained, size, zero, on_gpu=False),
     }
     return compared(planned, counted)
 

@@ -38,7 +38,7 @@ PICTURES, TEXTS = 30, 211
 """Few pictures, so that some ranks have texts alone; and one sample is left for the last step."""
 RESUMED = ((2, 2, 4, 2), (4, 2, 2, 2), (2, 3, 1, 3), (1, 3, 3, 3), (2, 2, 2, 1), (3, 1, 2, 2), (2, 0, 1, 0))
 """Ranks and ZeRO stage before the stop, and after it."""
-TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
+TOLERANCE = {"fp32": 1e-5, "bf16": 2e-3}
 """Largest difference of a loss, relative to it."""
 FORBIDDEN = ((2, 2, 2, 3), (2, 3, 2, 2), (2, 0, 2, 2))
 

@@ -73,12 +73,17 @@ def add_adapters(model: nn.Module, lora: Lora, seed: int) -> None:
 
 @torch.no_grad()
 def merge_adapters(model: nn.Module) -> None:
-    """Adds every adapter to the weight that it adapts, and takes it out; nothing happens without adapters."""
+    """Adds every adapter to the weight that it adapts, and takes it out; nothing happens without adapters.
+
+    The sum is made in float32 and rounded once, to the weight's dtype.
+    """
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
-            layer.merge()
+            base = layer.get_base_layer()
+            product = layer.lora_B[_NAME].weight.float() @ layer.lora_A[_NAME].weight.float()
+            base.weight.copy_(base.weight.float() + product * layer.scaling[_NAME])
             parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, layer.get_base_layer())
+            setattr(model.get_submodule(parent), last, base)
     vars(model).pop("peft_config", None)

@@ -110,7 +110,7 @@ def _open(chosen: T | None, all_of_them: Iterable[T]) -> Iterable[T]:
 def evaluate(model: StageModel, zero: int, size: int, checkpointing: bool, offload: bool = False) -> Option:
     """What one way costs."""
     config, target, element = model.config, model.target, model.element
-    parameters, trained = model.parameters.total, model.trained
+    parameters, trained = model.elements, model.trained
     states = model_states(parameters, trained, element, zero, target.gpus, offload=offload)
     load = model.largest_micro_batch(size)
     kept = activations(config, load, element, checkpointing, fused=element == 2)

@@ -33,7 +33,8 @@ def stage_facts(stage: StagePlan) -> dict[str, Any]:
     tokens = model.mean.positions
     flops = model.sample_flops()
     pictures = batch * brought.with_picture / seconds
-    weights, state = checkpoint_bytes(model.parameters.total, model.trained, model.element, advised.zero_stage)
+    weights = float(model.element * model.parameters.total)
+    state = checkpoint_bytes(model.elements, model.trained, model.element, advised.zero_stage, on_gpu=True)
     keep = model.settings.keep_checkpoints or 0
     draws = None if brought.samples is None else brought.samples * (model.settings.epochs or 1)
     return {

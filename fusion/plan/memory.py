@@ -74,9 +74,16 @@ def logit_bytes(supervised: float, vocabulary: int, width: int, size: int, train
     return rows * vocabulary * (size + 8) + (4 * vocabulary * width if trained else 0)
 
 
-def checkpoint_bytes(parameters: int, trained: int, size: int, zero_stage: int) -> tuple[float, float]:
-    """Bytes of the final checkpoint (weights), and of one resumable state on disk, all ranks together."""
-    weights = float(size * parameters)
+def checkpoint_bytes(parameters: int, trained: int, size: int, zero_stage: int, *, on_gpu: bool) -> float:
+    """Bytes of one resumable state on disk, all ranks together.
+
+    Args:
+        parameters, trained, size, zero_stage: as in `model_states`.
+        on_gpu: the weights that compute lie on GPUs.
+    """
     copies = 12 if size < 4 or zero_stage else 8
-    # Stage 3 writes no weights of its own: the float32 copies stand for them.
-    return weights, copies * trained + (0.0 if zero_stage == 3 else weights)
+    # Stage 3 writes no trained weights of its own, the float32 copies stand for them; but those that are frozen.
+    weights = size * (parameters - trained if zero_stage == 3 else parameters)
+    # Stage 2 writes frozen weights once more, from the memory of the host: a copy where they lie on a GPU.
+    again = size * (parameters - trained) if zero_stage == 2 and on_gpu else 0
+    return float(copies * trained + weights + again)

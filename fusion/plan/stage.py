@@ -68,14 +68,23 @@ class StageModel:
         adapted = self.settings.lora.targets if self.settings.lora else {}
         return [part for part in self.settings.trained_parts if part not in adapted]
 
+    @cached_property
+    def adapters(self) -> int:
+        """Parameters of adapters; raises `PlanError` for those of unknown layers."""
+        try:
+            return adapter_elements(self.parameters.shapes, self.settings.lora) if self.settings.lora else 0
+        except ValueError as error:
+            raise PlanError(f"{self.stage}: {error}") from None
+
+    @property
+    def elements(self) -> int:
+        """Parameters while it is trained, those of adapters too."""
+        return self.parameters.total + self.adapters
+
     @property
     def trained(self) -> int:
         """Parameters that are trained, those of adapters too; raises `PlanError` for adapters of unknown layers."""
-        try:
-            adapters = adapter_elements(self.parameters.shapes, self.settings.lora) if self.settings.lora else 0
-        except ValueError as error:
-            raise PlanError(f"{self.stage}: {error}") from None
-        return self.parameters.trained(self.trained_parts) + adapters
+        return self.parameters.trained(self.trained_parts) + self.adapters
 
     @property
     def steps(self) -> int | None:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import math
 import os
 import shutil
 import socket
@@ -16,6 +15,7 @@ from safetensors import safe_open
 
 from fusion.settings import load_settings
 from fusion.train.errors import WHAT_TO_DO, Preempted, TrainingError
+from fusion.train.parts import Elements
 from fusion.train.recipe import Recipe
 from fusion.train.room import check_disk, check_memory
 from fusion.train.running import Ending, run_launcher
@@ -95,9 +95,10 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
     if json.loads(recipe.verdict.read_text(encoding="utf-8"))["status"] != "passed":
         raise TrainingError(f"{recipe.dataset} failed its validation: see {recipe.verdict}")
     check_adapters(recipe)
-    check_disk(recipe, parameters(recipe.parent), recipe.output.parent)
+    elements = Elements.of(tensor_shapes(recipe.parent), recipe.settings)
+    check_disk(recipe, elements, recipe.output.parent)
     if ranks == recipe.hardware.ranks:
-        check_memory(recipe, parameters(recipe.parent))
+        check_memory(recipe, elements)
     check_devices(recipe, ranks)
     check_trackers(recipe)
     if recipe.hardware.device == "cpu" and shutil.which("g++") is None:
@@ -117,11 +118,6 @@ def check_adapters(recipe: Recipe) -> None:
         adapted_layers(tensor_shapes(recipe.parent), lora)
     except ValueError as error:
         raise TrainingError(f"{recipe.stage} of {recipe.variant}: {error}") from None
-
-
-def parameters(checkpoint: Path) -> int:
-    """Parameters of a checkpoint."""
-    return sum(math.prod(shape) for shape in tensor_shapes(checkpoint).values())
 
 
 def tensor_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,8 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
+from fusion.train.extensions import compile_communication
+
 LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 
@@ -41,6 +43,7 @@ def join_group(device: str) -> None:
         listening = _listen(host, port) if rank == 0 else None
         store = dist.TCPStore(host, port, ranks, rank == 0, master_listen_fd=listening, wait_for_workers=False)
         dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
+    compile_communication()
     deepspeed.init_distributed(dist_backend=backend)
 
 

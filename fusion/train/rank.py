@@ -20,8 +20,10 @@ from fusion.train.batches import RankBatches, unread_samples
 from fusion.train.engine import make_engine, set_learning_rates
 from fusion.train.errors import Preempted
 from fusion.train.guards import LossWatch, stop
+from fusion.train.launch import tensor_shapes
 from fusion.train.log import CURVE, TrainingLog
 from fusion.train.metrics import write_metrics
+from fusion.train.parts import Elements
 from fusion.train.processes import join_group
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.resume import Beginning, find_beginning, load_state
@@ -79,10 +81,9 @@ def run(
     """All optimiser steps that are left."""
     first, steps, sources = beginning.steps, batches.order.steps, batches.manifest.number_of_sources
     trained_parts = list(recipe.settings.trained_parts or [])
-    parameters = sum(parameter.numel() for parameter in engine.module.parameters())
     log = None
     if dist.get_rank() == 0:
-        check_disk(recipe, parameters, state.folder)
+        check_disk(recipe, Elements.of(tensor_shapes(recipe.parent), recipe.settings), state.folder)
         checkpoint = state.folder / state.tag(first) if first else None
         log = TrainingLog(recipe, batches.manifest.sources(), steps, first, checkpoint)
     saver = StateSaver(engine, state, log, beginning.layouts)

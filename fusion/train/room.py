@@ -8,52 +8,61 @@ from pathlib import Path
 import psutil
 
 from fusion.errors import FusionError
+from fusion.plan.memory import checkpoint_bytes, model_states
 from fusion.train.errors import NoRoom, OutOfMemory
+from fusion.train.parts import Elements
 from fusion.train.recipe import Recipe
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_MEMORY = ("can't allocate memory", "bad_alloc", "can't start new thread")
 """What torch, C++ and Python say on a CPU."""
-_BYTES_OF_STATE = 12
-"""A parameter's weight and the two moments of AdamW, in float32."""
 
 
-def state_bytes(parameters: int) -> int:
-    """Size of one resumable checkpoint: master weights and moments, and the weights that compute."""
-    return parameters * (_BYTES_OF_STATE + 4)
-
-
-def check_disk(recipe: Recipe, parameters: int, folder: Path) -> None:
+def check_disk(recipe: Recipe, elements: Elements, folder: Path) -> None:
     """Raises `NoRoom` unless the kept checkpoints, the one being written and the result fit on the disk."""
-    assert recipe.settings.keep_checkpoints is not None  # filled in by Settings.stage
+    keep = recipe.settings.keep_checkpoints
+    assert keep is not None  # filled in by Settings.stage
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
-    needed = state_bytes(parameters) * (recipe.settings.keep_checkpoints + 1) + 4 * parameters - held
+    state = checkpoint_bytes(
+        elements.all, elements.trained, _size(recipe), _zero(recipe), on_gpu=recipe.hardware.device == "cuda"
+    )
+    needed = state * (keep + 1) + _size(recipe) * elements.finished - held
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise NoRoom(
-            f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} for its resumable state and its checkpoint, and "
-            f"{existing.resolve()} has {_giga(free)} free: make room (`fusion scratch` shows what other runs left), or "
-            "lower training.keep_checkpoints"
+            f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} for its resumable state ({keep + 1} x "
+            f"{_giga(state)}) and its checkpoint, and {existing.resolve()} has {_giga(free)} free: make room (`fusion "
+            "scratch` shows what other runs left), or lower training.keep_checkpoints"
         )
 
 
-def check_memory(recipe: Recipe, parameters: int, available: int | None = None) -> None:
+def check_memory(recipe: Recipe, elements: Elements, available: int | None = None) -> None:
     """Raises `OutOfMemory` when weights, gradients and moments of all ranks cannot fit into this machine's memory.
 
     For ranks on the CPU. Activations come on top of it; `fusion plan` estimates them.
     """
     if recipe.hardware.device != "cpu":
         return
-    sharded = {0: 0, 1: 8, 2: 12, 3: 16}[recipe.settings.zero_stage or 0]
-    needed = parameters * (16 - sharded) * recipe.hardware.ranks + parameters * sharded
+    ranks = recipe.hardware.ranks
+    states = model_states(elements.all, elements.trained, _size(recipe), _zero(recipe), ranks)
+    needed = ranks * (states.lasting + states.gradients)
     free = psutil.virtual_memory().available if available is None else available
     if needed > free:
         raise OutOfMemory(
             f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} for weights, gradients and AdamW's moments of "
-            f"{recipe.hardware.ranks} rank(s) alone, and {_giga(free)} of memory are available: fewer hardware.ranks, "
-            "or a higher training.zero_stage"
+            f"{ranks} rank(s) alone, and {_giga(free)} of memory are available: fewer hardware.ranks, "
+            "a higher training.zero_stage, or fewer trained_parts"
         )
+
+
+def _size(recipe: Recipe) -> int:
+    """Bytes of an element of the weights that compute."""
+    return 2 if recipe.settings.precision == "bf16" else 4
+
+
+def _zero(recipe: Recipe) -> int:
+    return recipe.settings.zero_stage or 0
 
 
 def out_of_memory(recipe: Recipe, error: BaseException) -> OutOfMemory:
@@ -91,7 +100,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _giga(size: int) -> str:
+def _giga(size: float) -> str:
     return f"{size / 1e9:.3g} GB"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.e2e.disturbed import train_again_with_a_kill
 from tests.e2e.project import ROOT, Project, copy_project, executed
 from tests.e2e.test_your_data import apply
 
@@ -53,6 +54,11 @@ def test_the_example_of_the_page(tmp_path: Path) -> None:
         assert f"micro-both/{source}" in lineage, "it names both data sets"
     card = (project.root / "packages" / NAME / "README.md").read_text(encoding="utf-8")
     assert "micro-both" in card and "trained in 2\nstages" in card and "Stage 1.5" not in card
+    assert executed(project.repro()) == []
+    # Killed in the middle, the stage on both sets continues to the same files.
+    outputs = project.lock()[f"train_stage2@{NAME}"]
+    first, second = train_again_with_a_kill(project, NAME, "stage2")
+    assert first == 0 and second > 0 and project.lock()[f"train_stage2@{NAME}"] == outputs
     assert executed(project.repro()) == []
     # A change of a member's source reaches the combined set through data/pipeline.yaml, which has to be renewed.
     place = "datasets.micro-stage2.sources.language.sampling"

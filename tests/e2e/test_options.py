@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from fusion.hashing import file_sha256
-from fusion.train.engine import part_of
-from tests.e2e.project import Project, copy_project
+from fusion.train.parts import part_of
+from tests.e2e.disturbed import train_again_with_a_kill
+from tests.e2e.project import Project, copy_project, executed
 from tests.e2e.test_resume import LOG, WEIGHTS, kill, start
 
 pytestmark = pytest.mark.long
@@ -69,6 +71,28 @@ def test_a_stage_with_adapters_goes_on_after_a_kill_and_the_next_one_follows(pro
     assert file_sha256(project.root / WEIGHTS) == expected
     project.repro("validate@micro-stage2")
     project.run("fusion", "train", "micro", "stage1_5")
+
+
+def test_adapters_in_all_stages_from_sources_to_the_package(tmp_path: Path) -> None:
+    """Two ranks; each stage merges its own, so that the next one and all that follows has a model like any other."""
+    whole = copy_project(tmp_path / "project", "micro")
+    whole.set("training.lora", LORA)
+    whole.set("training.trained_parts", ["language", "vision", "projectors"])
+    whole.repro()
+    weights = {
+        stage: load_file(whole.root / "checkpoints/micro" / stage / "model.safetensors")
+        for stage in ("base", "stage1", "stage1_5", "stage2")
+    }
+    for before, after in pairwise(weights.values()):
+        changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+        assert before.keys() == after.keys()
+        assert {part_of(name) for name in changed} == {"language", "vision", "projectors"}
+        assert not [name for name in changed if "embed_tokens" in name or "lm_head" in name], "adapters alone"
+    assert (whole.root / "packages/micro/model.safetensors").is_file()
+    outputs = whole.lock()["train_stage2@micro"]
+    first, second = train_again_with_a_kill(whole, "micro", "stage2")
+    assert first == 0 and second > 0 and whole.lock()["train_stage2@micro"] == outputs
+    assert executed(whole.repro()) == [], "what follows is still true of it"
 
 
 def test_base_models_of_other_kinds_from_folders(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from fusion.model.adapters import is_adapter, merge_adapters
 from fusion.model.checkpoints import save_checkpoint
 from fusion.settings import Settings
 from fusion.train.batches import StepBatches
-from fusion.train.engine import make_engine, part_of, set_learning_rates
+from fusion.train.engine import make_engine, set_learning_rates
+from fusion.train.parts import part_of
 from fusion.train.processes import join_group
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.step import train_step
@@ -66,6 +68,16 @@ class Run:
         return {name: parameter.detach().clone() for name, parameter in self.engine.module.named_parameters()}
 
 
+def exact_sums(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Layer -> weight + alpha / rank * B A, in float64."""
+    found = {}
+    for name, layer in module.named_modules():
+        if hasattr(layer, "lora_A"):
+            product = layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double()
+            found[name] = layer.get_base_layer().weight.double() + layer.scaling["default"] * product
+    return found
+
+
 def main(folder: Path) -> None:
     """Writes FOLDER/results.json, and the merged checkpoints of the cases that have adapters."""
     join_group("cpu")
@@ -95,11 +107,17 @@ def main(folder: Path) -> None:
         if run.recipe.settings.lora is not None:
             module = run.engine.module.eval()
             with torch.no_grad():
-                expected = module(run.probe, return_logits=True).logits
+                # Computed in float32 from the same weights, so that nothing but the sum's rounding is seen.
+                expected = copy.deepcopy(module).float()(run.probe, return_logits=True).logits
+                exact = exact_sums(module)
                 merge_adapters(module)
-                merged = module(run.probe, return_logits=True).logits
+                found = {key: module.get_parameter(f"{key}.weight") for key in exact}
+                results[name]["merge_rounding"] = max(
+                    float(((found[key].double() - value) / value).abs().max()) for key, value in exact.items()
+                )
+                save_checkpoint(module, run.processor, folder / name)
+                merged = module.float()(run.probe, return_logits=True).logits
             results[name]["merge_error"] = float((merged - expected).abs().max() / expected.abs().max())
-            save_checkpoint(module, run.processor, folder / name)
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     dist.destroy_process_group()
 

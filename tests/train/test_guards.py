@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fusion.settings import Settings, SettingsError, load_settings
+from fusion.settings import Lora, Settings, SettingsError, load_settings
 from fusion.train.errors import WHAT_TO_DO, LossGuard, NoRoom, OutOfMemory, Preempted, Stalled, TrainingError
 from fusion.train.guards import LossWatch, stop
-from fusion.train.launch import check_devices, ended, parameters
+from fusion.train.launch import check_devices, ended, tensor_shapes
+from fusion.train.parts import Elements
 from fusion.train.room import check_disk, check_memory, explained, is_full, out_of_memory
 from fusion.train.running import Ending, run_launcher
 from fusion.train.watch import StopRequest, Watch
@@ -73,21 +74,30 @@ def test_no_watch_without_a_limit() -> None:
 
 def test_disk_and_memory_are_checked_before_the_first_step(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    check_disk(made, 1000, tmp_path / "state")
-    check_memory(made, 1000)
+    check_disk(made, Elements(1000, 1000), tmp_path / "state")
+    check_memory(made, Elements(1000, 1000))
     with pytest.raises(NoRoom, match=r"GB free: make room"):
-        check_disk(made, 10**14, tmp_path / "state")
+        check_disk(made, Elements(10**14, 10**14), tmp_path / "state")
     with pytest.raises(OutOfMemory, match=r"fewer hardware\.ranks"):
-        check_memory(made, 10**12)
-    with pytest.raises(OutOfMemory):
-        check_memory(made, 100, available=100 * (4 * 2 + 12) - 1)
-    check_memory(made, 100, available=100 * (4 * 2 + 12))
+        check_memory(made, Elements(10**12, 10**12))
+    # ZeRO-2 in float32 on two ranks: whole weights on each; shards of gradients, moments and a copy of the weights.
+    for trained in (100, 10):
+        needed = 100 * 4 * 2 + trained * 16
+        with pytest.raises(OutOfMemory):
+            check_memory(made, Elements(100, trained), available=needed - 1)
+        check_memory(made, Elements(100, trained), available=needed)
 
 
-def test_parameters_are_counted_from_headers(tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.bfloat16)}, tmp_path / "model-1.safetensors")
-    save_file({"c": torch.zeros(())}, tmp_path / "model-2.safetensors")
-    assert parameters(tmp_path) == 18
+def test_elements_are_counted_from_headers(tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.down_proj.weight"
+    save_file({name: torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.bfloat16)}, tmp_path / "model-1.safetensors")
+    save_file({"model.vision_tower.c": torch.zeros(())}, tmp_path / "model-2.safetensors")
+    shapes, settings = tensor_shapes(tmp_path), recipe(ROOT).settings
+    assert Elements.of(shapes, settings) == Elements(18, 18)
+    assert Elements.of(shapes, settings.model_copy(update={"trained_parts": ["vision"]})) == Elements(18, 1)
+    lora = Lora.model_validate({"rank": 2, "alpha": 2.0, "targets": {"language": "all"}})
+    adapted = Elements.of(shapes, settings.model_copy(update={"lora": lora}))
+    assert adapted == Elements(18 + 2 * 7, 1 + 2 * 7, 2 * 7) and adapted.finished == 18
 
 
 def test_a_full_disk_is_told_from_other_faults(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from fusion.model.adapters import adapted_layers, adapter_elements
 from fusion.model.checkpoints import load_checkpoint, verify_checkpoint
 from fusion.settings import Lora, Settings, SettingsError, load_settings
-from fusion.train.engine import part_of
 from fusion.train.errors import TrainingError
 from fusion.train.launch import check_adapters
+from fusion.train.parts import part_of
 from tests.e2e.project import ROOT
 from tests.model.tiny import build
 from tests.train.test_recipe import recipe
@@ -42,6 +42,8 @@ CASES: dict[str, dict[str, Any]] = {
     "lora-checkpointed": {"lora": LORA, "activation_checkpointing": True},
     "lora-alone": {"lora": BOTH, "trained_parts": ["language", "vision"], "zero_stage": 1},
     "lora-bf16": {"lora": LORA, "precision": "bf16"},
+    "bf16-zero0": {"precision": "bf16", "zero_stage": 0},
+    "bf16-zero1": {"precision": "bf16", "zero_stage": 1},
 }
 TRAINED = {
     "projectors": {"projectors"},
@@ -52,6 +54,8 @@ TRAINED = {
     "lora-checkpointed": {"language adapters", "projectors", "interaction", "vision"},
     "lora-alone": {"language adapters", "vision adapters"},
     "lora-bf16": {"language adapters", "projectors", "interaction", "vision"},
+    "bf16-zero0": {"language", "projectors", "interaction", "vision"},
+    "bf16-zero1": {"language", "projectors", "interaction", "vision"},
 }
 """Which parts may change, and must. Everything else stays equal bit for bit."""
 
@@ -96,6 +100,11 @@ def test_checkpointed_activations_change_nothing(trained: Path, case: str) -> No
     assert result(trained, f"{case}-checkpointed")["losses"] == result(trained, case)["losses"]
 
 
+def test_bf16_without_zero_is_bf16_with_it(trained: Path) -> None:
+    """DeepSpeed has another optimiser's wrapper for it, which begins with a step too many."""
+    assert result(trained, "bf16-zero0")["losses"] == result(trained, "bf16-zero1")["losses"]
+
+
 @pytest.mark.parametrize("case", [name for name in CASES if "lora" in name])
 def test_a_checkpoint_with_merged_adapters_is_like_any_other(trained: Path, case: str) -> None:
     base, _ = build("llama_3")
@@ -110,7 +119,11 @@ def test_a_checkpoint_with_merged_adapters_is_like_any_other(trained: Path, case
     assert {name for name in changed if part_of(name) in lora.targets} == adapted
     rank = max(int(torch.linalg.matrix_rank((after[n] - before[n]).float(), rtol=1e-3)) for n in adapted)
     assert case == "lora-bf16" or rank == lora.rank, "rounding alone adds to the rank"
-    assert result(trained, case)["merge_error"] < (0.2 if case == "lora-bf16" else 1e-5)
+    # A merged weight is the exact sum rounded once. bfloat16 has 8 significant bits, so that a weight is off by up to
+    # 2^-8 = 0.4% of itself; what all of them do to a logit was seen to be 1.6% of the largest one.
+    rounded, seen = (2.0**-8, 0.03) if case == "lora-bf16" else (1e-4, 1e-5)
+    assert result(trained, case)["merge_rounding"] <= rounded
+    assert result(trained, case)["merge_error"] < seen
 
 
 def test_adapters_are_counted_before_they_are_made(trained: Path) -> None:
