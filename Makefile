@@ -47,7 +47,8 @@ restore: $(STAMP) ## Bring code, data and checkpoints of COMMIT=... back, verifi
 	@fusion restore "$(COMMIT)" $(if $(TO),--to "$(TO)") $(if $(REMOTE),--remote "$(REMOTE)")
 
 test: $(STAMP) ## Pass the tests (<= 15 minutes on 2 cores)
-	python -m pytest tests
+	@# Two processes, a file of tests in one: more of them would ask for more memory than small machines have.
+	python -m pytest tests -n 2 --dist loadfile
 
 test-all: $(STAMP) ## Pass the tests, the long ones too
 	python -m pytest tests -m ""
