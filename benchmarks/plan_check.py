@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import multiprocessing
 import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,22 +158,34 @@ def models(tiny: bool) -> dict[str, Case]:
     }
 
 
-def check_models(cases: dict[str, Case]) -> dict[str, Any]:
-    """FLOPs and activations of all cases, in float32 and bfloat16, with and without activation checkpointing."""
+def check_models(tiny: bool) -> dict[str, Any]:
+    """FLOPs and activations of all cases, in float32 and bfloat16, with and without activation checkpointing.
+
+    Each case in a process of its own: torch's counter holds on to what passed through it.
+    """
     found: dict[str, Any] = {}
-    for name, case in cases.items():
-        for dtype in (torch.float32, torch.bfloat16) if name == "phi3" else (torch.float32,):
-            model = seeded(FusionForConditionalGeneration, case.config()).to(dtype).train()
+    context = multiprocessing.get_context("spawn")
+    for name in models(tiny):
+        for dtype in ("float32", "bfloat16") if name == "phi3" else ("float32",):
             for checkpointing in (False, True):
-                if checkpointing:
-                    model.enable_activation_checkpointing()
-                title = f"{name}, {str(dtype).removeprefix('torch.')}" + ", checkpointing" * checkpointing
-                found[title] = {
-                    "flops": compare_flops(model, case, checkpointing),
-                    "activations": compare_activations(model, case, checkpointing),
-                }
-                print(title, worst(found[title]), file=sys.stderr, flush=True)
+                with ProcessPoolExecutor(1, mp_context=context) as process:
+                    own = process.submit(check_model, name, dtype, checkpointing, tiny).result()
+                title = f"{name}, {dtype}" + ", checkpointing" * checkpointing
+                found[title] = own
+                print(title, worst(own), file=sys.stderr, flush=True)
     return found
+
+
+def check_model(name: str, dtype: str, checkpointing: bool, tiny: bool) -> dict[str, Any]:
+    """FLOPs and activations of one case."""
+    case = models(tiny)[name]
+    model = seeded(FusionForConditionalGeneration, case.config()).to(getattr(torch, dtype)).train()
+    if checkpointing:
+        model.enable_activation_checkpointing()
+    return {
+        "flops": compare_flops(model, case, checkpointing),
+        "activations": compare_activations(model, case, checkpointing),
+    }
 
 
 def check_states(folder: Path) -> dict[str, Any]:
@@ -235,7 +249,7 @@ def main() -> None:
     parser.add_argument("--name", default="plan_check", help="of the result file")
     given = parser.parse_args()
     around = surroundings()
-    found: dict[str, Any] = {"models": check_models(models(given.tiny))}
+    found: dict[str, Any] = {"models": check_models(given.tiny)}
     if not given.tiny:
         with tempfile.TemporaryDirectory() as folder:
             found["states"] = check_states(Path(folder))
