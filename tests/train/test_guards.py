@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,18 @@ def test_disk_and_memory_are_checked_before_the_first_step(tmp_path: Path) -> No
     check_memory(made, Elements(1000, 1000))
     with pytest.raises(NoRoom, match=r"GB free: make room"):
         check_disk(made, Elements(10**14, 10**14), tmp_path / "state")
+    # What is there already needs no new room, if it is this stage's state; other files of the variant are not.
+    free = shutil.disk_usage(tmp_path).free
+    for name, allowed in (("checkpoints/tiny/base", False), (f"scratch/train/{made.variant}-{made.stage}-x", True)):
+        (tmp_path / name).mkdir(parents=True)
+        with (tmp_path / name / "large").open("wb") as file:
+            file.truncate(free)
+        elements = Elements(free // 40, free // 40)  # 52 bytes each: three states of 16, and the result of 4
+        if allowed:
+            check_disk(made, elements)
+        else:
+            with pytest.raises(NoRoom):
+                check_disk(made, elements)
     with pytest.raises(OutOfMemory, match=r"fewer hardware\.ranks"):
         check_memory(made, Elements(10**12, 10**12))
     # ZeRO-2 in float32 on two ranks: whole weights on each; shards of gradients, moments and a copy of the weights.
