@@ -50,7 +50,7 @@ def run_launcher(command: Sequence[str], environment: Mapping[str, str], folder:
 
 
 def _of_rank(code: int) -> int:
-    """Minus the signal that killed a rank, where a launcher left with that as its own code: 247 is -9, 137 a shell's."""
+    """Minus the signal that killed a rank, where a launcher left with that as its code: 247 is -9, 137 a shell's."""
     if code > _LARGEST - _SIGNALS:
         return code - _LARGEST
     return _SHELL - code if _SHELL < code <= _SHELL + _SIGNALS else code
