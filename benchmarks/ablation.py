@@ -11,6 +11,7 @@ it was. Writes ablation.json, ablation.md and ablation.png to benchmarks/results
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import os
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import yaml
 
 from benchmarks.ablation_table import draw, markdown, table
@@ -30,6 +32,7 @@ from fusion.settings import STAGES
 from tests.e2e.project import PARTS, ROOT, Project
 
 TOLD_EVERY = 60.0
+LEAVING_SECONDS = 120.0
 GUESS = 8 * 60.0
 """Seconds of one run of tiny on two cores, until one has been measured."""
 
@@ -111,6 +114,23 @@ def _put(content: bytes, path: Path) -> None:
     if not path.is_file() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def end_leftovers(folder: Path) -> int:
+    """Ends what an earlier start that was killed has left at work in the copy, and waits for it; how many there were.
+
+    Training saves its state first. A second writer of the same state must not start beside it.
+    """
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and Path(process.cwd()) == folder.resolve():
+                process.terminate()
+                left.append(process)
+    for process in psutil.wait_procs(left, LEAVING_SECONDS)[1]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return len(left)
 
 
 def train_and_evaluate(project: Project, variant: str, log: Path, told: str) -> float:
@@ -195,6 +215,8 @@ def main() -> None:
         )
         return
     folder = given.folder / given.variant
+    if ended := end_leftovers(folder / "project"):
+        tell(f"{ended} processes of an earlier start were still at work, and are ended")
     if given.fresh and folder.exists():
         shutil.rmtree(folder)
     project = prepare(folder / "project", made)

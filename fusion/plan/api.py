@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusion.data.catalog import Catalog, load_catalog
-from fusion.plan.choice import Choice, Option, advise, options
+from fusion.plan.choice import SAME_TIME, Choice, Option, advise, evaluate, options
 from fusion.plan.gpus import find_gpu
 from fusion.plan.stage import UTILISATION, StageModel, Target, stage_models
-from fusion.settings import Settings, Stage, load_settings
+from fusion.settings import Hardware, Settings, Stage, load_settings
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage: what it is, every way to run it, and the advised one."""
+    """A stage: what it is, every way to run it, the advised one, and the one that params.yaml has."""
 
     model: StageModel
     options: list[Option]
     advised: Option
+    as_set: Option
 
     @property
     def hours(self) -> float | None:
@@ -92,11 +93,41 @@ def make_plan(
     hardware = settings.hardware(variant)
     target = Target(find_gpu(gpu), gpus or hardware.ranks, utilisation)
     choice = choice or Choice(offload=hardware.offload_optimizer)
-    stages: dict[Stage, StagePlan] = {}
-    for stage, model in stage_models(settings, catalog, variant, target, root).items():
-        found = options(model, choice)
-        stages[stage] = StagePlan(model, found, advise(model, found))
+    models = stage_models(settings, catalog, variant, target, root)
+    found = {stage: options(model, choice) for stage, model in models.items()}
+    size = _common_micro_batch(models, found)
+    stages = {
+        stage: StagePlan(
+            model,
+            found[stage],
+            advise(model, [one for one in found[stage] if size in (None, one.micro_batch)]),
+            _as_set(model, hardware),
+        )
+        for stage, model in models.items()
+    }
     return Plan(variant, target, gpu, stages)
+
+
+def _as_set(model: StageModel, hardware: Hardware) -> Option:
+    own = model.settings
+    size = min(hardware.micro_batch, round(model.samples_a_rank))
+    return evaluate(model, own.zero_stage or 0, size, bool(own.activation_checkpointing), hardware.offload_optimizer)
+
+
+def _common_micro_batch(models: dict[Stage, StageModel], found: dict[Stage, list[Option]]) -> int | None:
+    """The micro-batch with which all stages together are fastest: `hardware.micro_batch` is one for all of them.
+
+    Of equally fast ones the largest. None where no size fits in all stages.
+    """
+    seconds: dict[int, float] = {}
+    for size in {option.micro_batch for stage in found.values() for option in stage}:
+        fitting = [[one.seconds for one in stage if one.fits and one.micro_batch == size] for stage in found.values()]
+        if all(fitting):
+            steps = [model.steps or 1 for model in models.values()]
+            seconds[size] = sum(number * min(times) for number, times in zip(steps, fitting, strict=True))
+    if not seconds:
+        return None
+    return max(size for size, time in seconds.items() if time <= (1 + SAME_TIME) * min(seconds.values()))
 
 
 def plan_step(

@@ -13,8 +13,9 @@ from fusion.plan.stage import StageModel
 
 T = TypeVar("T")
 ZERO_STAGES = (0, 1, 2, 3)
-_SAME_TIME = 0.02
+SAME_TIME = 0.02
 """Times that differ by less than this share count as equal."""
+_LESS = 0.8
 
 
 @dataclass(frozen=True)
@@ -171,13 +172,13 @@ def advise(model: StageModel, found: list[Option]) -> Option:
     if not fitting:
         raise PlanError(_nothing_fits(model, found))
     fastest = min(option.seconds for option in fitting)
-    equal = [option for option in fitting if option.seconds <= (1 + _SAME_TIME) * fastest]
+    equal = [option for option in fitting if option.seconds <= (1 + SAME_TIME) * fastest]
     return min(equal, key=lambda option: (-option.micro_batch, option.sent, option.zero_stage, option.total))
 
 
 def reason(advised: Option, found: list[Option]) -> str:
     """Why this one, in one sentence."""
-    cheaper = [option for option in found if option.seconds < advised.seconds * (1 - _SAME_TIME) and not option.fits]
+    cheaper = [option for option in found if option.seconds < advised.seconds * (1 - SAME_TIME) and not option.fits]
     told = f"the fastest that fits in {advised.usable / 2**30:.0f} GiB"
     if cheaper:
         nearest = min(cheaper, key=lambda option: option.total)
@@ -186,6 +187,15 @@ def reason(advised: Option, found: list[Option]) -> str:
     if advised.exchange_seconds > advised.compute_seconds:
         told += "; the exchange between devices sets the pace, not the arithmetic"
     return told
+
+
+def fallback(advised: Option, found: list[Option]) -> Option | None:
+    """What to take when the advised one does not fit after all: the fastest of those that need 20% less, if any."""
+    smaller = [one for one in found if one.total <= _LESS * advised.total]
+    fastest = min((one.seconds for one in smaller), default=0.0)
+    equal = [one for one in smaller if one.seconds <= (1 + SAME_TIME) * fastest]
+    # The micro-batch is one setting for all stages: rather the same.
+    return min(equal, key=lambda one: (one.micro_batch != advised.micro_batch, one.total), default=None)
 
 
 def _nothing_fits(model: StageModel, found: list[Option]) -> str:

@@ -21,6 +21,7 @@ def plan(
     utilisation: Annotated[
         float | None, typer.Option(min=0.01, max=1.0, help="Share of the GPU's dense rate that is reached; 0.4.")
     ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Of one GPU for an hour: tells the cost.")] = None,
     memory: Annotated[bool, typer.Option("--memory", help="The memory of every choice by part.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -40,4 +41,4 @@ def plan(
     choice = Choice(zero, micro_batch, checkpointing, offload or settings.hardware(variant).offload_optimizer)
     reached = UTILISATION if utilisation is None else utilisation
     planned = make_plan(settings, catalog, variant, gpu=gpu, gpus=gpus, utilisation=reached, choice=choice)
-    show_plan(planned, as_json=json, every_option=memory)
+    show_plan(planned, as_json=json, every_option=memory, price=price)

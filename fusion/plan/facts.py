@@ -5,29 +5,57 @@ from __future__ import annotations
 from typing import Any
 
 from fusion.plan.api import Plan, StagePlan
-from fusion.plan.choice import Option, reason
+from fusion.plan.choice import Option, fallback, reason
 from fusion.plan.memory import checkpoint_bytes
 from fusion.plan.traffic import images_a_second_a_core
 
 
-def plan_facts(plan: Plan) -> dict[str, Any]:
-    """All of a plan: FLOPs, bytes and seconds as numbers, nothing rounded. None = not known."""
+def plan_facts(plan: Plan, price: float | None = None) -> dict[str, Any]:
+    """All of a plan: FLOPs, bytes and seconds as numbers, nothing rounded. None = not known.
+
+    `price`: of one GPU for an hour, in any currency.
+    """
     first = next(iter(plan.stages.values())).model
-    hours = [stage.gpu_hours for stage in plan.stages.values()]
+    each = [stage.gpu_hours for stage in plan.stages.values()]
+    gpu_hours = None if None in each else sum(hour for hour in each if hour is not None)
     return {
         "variant": plan.variant,
         "gpu": {"name": plan.gpu, **plan.target.gpu.model_dump()},
         "gpus": plan.target.gpus,
         "utilisation": plan.target.utilisation,
         "parameters": {**first.parameters.parts, "total": first.parameters.total},
-        "gpu_hours": None if None in hours else sum(hour for hour in hours if hour is not None),
+        "gpu_hours": gpu_hours,
+        "hours": None if gpu_hours is None else gpu_hours / plan.target.gpus,
+        "cost": None if gpu_hours is None or price is None else gpu_hours * price,
+        "settings": settings_facts(plan),
         "stages": {name: stage_facts(stage) for name, stage in plan.stages.items()},
     }
+
+
+def settings_facts(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Dotted key of params.yaml -> the values below it that the advice comes to; micro_batch None = one a stage."""
+    advised = {name: stage.advised for name, stage in plan.stages.items()}
+    sizes = {option.micro_batch for option in advised.values()}
+    hardware = {
+        "device": "cuda",
+        "ranks": plan.target.gpus,
+        "micro_batch": sizes.pop() if len(sizes) == 1 else None,
+        "offload_optimizer": any(option.offload for option in advised.values()),
+    }
+    stages = {
+        f"variants.{plan.variant}.stages.{name}": {
+            "zero_stage": option.zero_stage,
+            "activation_checkpointing": option.checkpointing,
+        }
+        for name, option in advised.items()
+    }
+    return {f"variants.{plan.variant}.hardware": hardware, **stages}
 
 
 def stage_facts(stage: StagePlan) -> dict[str, Any]:
     """One stage."""
     model, advised = stage.model, stage.advised
+    other = fallback(advised, stage.options)
     brought, batch, steps = model.traffic, model.settings.global_batch, model.steps
     seconds, gpus = advised.seconds, model.target.gpus
     tokens = model.mean.positions
@@ -64,6 +92,8 @@ def stage_facts(stage: StagePlan) -> dict[str, Any]:
             "all": None if steps is None else steps * advised.model_flops * gpus,
         },
         "advised": {**option_facts(advised), "why": reason(advised, stage.options)},
+        "as_set": option_facts(stage.as_set),
+        "fallback": None if other is None else option_facts(other),
         "time": {
             "seconds_a_step": seconds,
             "samples_a_second": batch / seconds,

@@ -15,12 +15,16 @@ from fusion.plan.facts import plan_facts
 WIDTH = 110
 _GIB, _GB = 2.0**30, 1e9
 _UNKNOWN = "unknown"
+_HOST = "GiB a GPU of the host's memory"
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "total")
 
 
-def show_plan(plan: Plan, *, as_json: bool = False, every_option: bool = False) -> None:
-    """Prints a plan; `every_option`: the memory of each way to run a stage by part, not only its total."""
-    facts = plan_facts(plan)
+def show_plan(plan: Plan, *, as_json: bool = False, every_option: bool = False, price: float | None = None) -> None:
+    """Prints a plan; `every_option`: the memory of each way to run a stage by part, not only its total.
+
+    `price`: of one GPU for an hour.
+    """
+    facts = plan_facts(plan, price)
     if as_json:
         print(json.dumps(facts, indent=1))
         return
@@ -30,18 +34,60 @@ def show_plan(plan: Plan, *, as_json: bool = False, every_option: bool = False) 
     _say(
         console,
         f"{plan.variant} on {facts['gpus']} x {gpu['title']}, "
-        f"{facts['utilisation']:.0%} of {gpu['tflops']:g} TFLOP/s reached",
+        f"{facts['utilisation']:.0%} of {gpu['tflops']:g} TFLOP/s reached{_links(facts)}",
         "parameters: "
         + ", ".join(f"{name} {count:,}" for name, count in facts["parameters"].items() if name != "total")
         + f"; {facts['parameters']['total']:,} in all",
         "",
     )
     _print_summary(facts["stages"], console)
+    _say(console, "", _in_all(facts), "What it comes to in params.yaml:", *_settings(facts))
     for name, stage in facts["stages"].items():
         advised = stage["advised"]
-        _say(console, "", f"{name}: take {_named(advised)}: {advised['why']}.")
+        _say(console, "", f"{name}: take {_named(advised)}: {advised['why']}.", *_otherwise(stage))
         _print_options(stage, console) if every_option else _print_totals(stage, console)
     _say(console, "", *_notes(facts))
+
+
+def _links(facts: dict[str, Any]) -> str:
+    gpu, gpus = facts["gpu"], facts["gpus"]
+    if gpus == 1:
+        return ""
+    if gpus <= gpu["devices_a_node"]:
+        return f"; one node, {gpu['node_gb_s']:g} GB/s a GPU"
+    return f"; nodes of {gpu['devices_a_node']}, {gpu['network_gb_s']:g} GB/s between them"
+
+
+def _in_all(facts: dict[str, Any]) -> str:
+    if facts["hours"] is None:
+        return "In all: steps and hours are known once the data sets have their manifests: `dvc repro`."
+    told = f"In all: {facts['hours']:,.1f} hours, {facts['gpu_hours']:,.0f} GPU-hours"
+    if facts["cost"] is not None:
+        told += f", a cost of {facts['cost']:,.0f}"
+    return told + ": training alone, no evaluation, no step done twice."
+
+
+def _settings(facts: dict[str, Any]) -> list[str]:
+    lines = []
+    for key, values in facts["settings"].items():
+        told = {name: value for name, value in values.items() if value is not None}
+        lines.append(f"  {key}: {{{', '.join(f'{name}: {json.dumps(value)}' for name, value in told.items())}}}")
+        if "micro_batch" in values and values["micro_batch"] is None:
+            lines.append("  (no micro_batch fits in all stages: set it before each of them)")
+    return lines
+
+
+def _otherwise(stage: dict[str, Any]) -> list[str]:
+    """What params.yaml has, and what is left when the advice does not fit."""
+    advised, own, other = stage["advised"], stage["as_set"], stage["fallback"]
+
+    def against(option: dict[str, Any]) -> str:
+        more = option["seconds_a_step"] / advised["seconds_a_step"] - 1
+        told = "does not fit" if not option["fits"] else f"{abs(more):.0%} {'less' if more < -0.005 else 'more'} time"
+        return f"{_named(option)} ({option['memory_bytes']['total'] / _GIB:.1f} GiB, {told})"
+
+    lines = [f"params.yaml has {against(own)}." if _named(own) != _named(advised) else "params.yaml has it so."]
+    return lines + ([] if other is None else [f"Should it not fit after all: {against(other)}."])
 
 
 _ROWS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
@@ -63,7 +109,7 @@ _ROWS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         (f"GiB a GPU: {part}", lambda s, part=part: f"{s['advised']['memory_bytes'][part] / _GIB:.1f}")
         for part in _MEMORY
     ),
-    ("GiB a GPU of the host's memory", lambda s: f"{s['advised']['host_bytes'] / _GIB:.1f}"),
+    (_HOST, lambda s: f"{s['advised']['host_bytes'] / _GIB:.1f}"),
     ("seconds a step", lambda s: f"{s['time']['seconds_a_step']:.3g}"),
     ("  of arithmetic", lambda s: f"{s['advised']['compute_seconds']:.3g}"),
     ("  of exchange", lambda s: f"{s['advised']['exchange_seconds']:.3g}"),
@@ -82,7 +128,10 @@ _ROWS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
 
 def _print_summary(stages: dict[str, Any], console: Console) -> None:
     table = _table("", *stages)
+    offloaded = any(stage["advised"]["host_bytes"] for stage in stages.values())
     for title, value in _ROWS:
+        if title == _HOST and not offloaded:
+            continue
         table.add_row(title, *(value(stage) for stage in stages.values()))
     console.print(table)
 
@@ -129,7 +178,7 @@ def _named(option: dict[str, Any]) -> str:
 
 def _notes(facts: dict[str, Any]) -> list[str]:
     lines = [
-        "FLOPs are the model's, forward and backward; memory is that of the largest micro-batch of max_length.",
+        "FLOPs are the model's, forward and backward; memory is that of the longest samples that max_length allows.",
         f"Reached: {facts['utilisation']:.0%} of the dense rate, recomputation counted (--utilisation).",
     ]
     for name, stage in facts["stages"].items():
@@ -138,10 +187,6 @@ def _notes(facts: dict[str, Any]) -> list[str]:
         lines.append(f"{name}: {data['dataset']}: {data['source']}{too_long}.")
     if any(stage["advised"]["offload"] for stage in facts["stages"].values()):
         lines.append("Offloaded: the update in the host's memory, some seconds a step, is not in the time.")
-    if facts["gpu_hours"] is None:
-        lines.append("Steps and hours are known once the data sets have their manifests: `dvc repro`.")
-    else:
-        lines.append(f"GPU-hours of the three stages: {facts['gpu_hours']:,.0f}.")
     return lines
 
 

@@ -96,7 +96,7 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
         raise TrainingError(f"{recipe.dataset} failed its validation: see {recipe.verdict}")
     check_adapters(recipe)
     elements = Elements.of(tensor_shapes(recipe.parent), recipe.settings)
-    check_disk(recipe, elements, recipe.output.parent)
+    check_disk(recipe, elements)
     if ranks == recipe.hardware.ranks:
         check_memory(recipe, elements)
     check_devices(recipe, ranks)

@@ -18,16 +18,22 @@ _NO_MEMORY = ("can't allocate memory", "bad_alloc", "can't start new thread")
 """What torch, C++ and Python say on a CPU."""
 
 
-def check_disk(recipe: Recipe, elements: Elements, folder: Path) -> None:
-    """Raises `NoRoom` unless the kept checkpoints, the one being written and the result fit on the disk."""
+def check_disk(recipe: Recipe, elements: Elements, folder: Path | None = None) -> None:
+    """Raises `NoRoom` unless the kept checkpoints, the one being written and the result fit on the disk.
+
+    `folder`: of the resumable state, whose present files need no new room; None = any state of this stage.
+    """
     keep = recipe.settings.keep_checkpoints
     assert keep is not None  # filled in by Settings.stage
-    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    states = recipe.root / "scratch" / "train"
+    folders = states.glob(f"{recipe.variant}-{recipe.stage}-*") if folder is None else [folder]
+    held = sum(path.stat().st_size for one in folders for path in one.rglob("*") if path.is_file())
+    place = folder or states
     state = checkpoint_bytes(
         elements.all, elements.trained, _size(recipe), _zero(recipe), on_gpu=recipe.hardware.device == "cuda"
     )
     needed = state * (keep + 1) + _size(recipe) * elements.finished - held
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise NoRoom(

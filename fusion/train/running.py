@@ -19,6 +19,7 @@ from fusion.train.errors import WHAT_TO_DO
 from fusion.train.leaving import NOTES, first_reason
 
 _PR_SET_PDEATHSIG = 1
+_LARGEST, _SHELL, _SIGNALS = 256, 128, 64
 
 
 class Ending(NamedTuple):
@@ -45,7 +46,14 @@ def run_launcher(command: Sequence[str], environment: Mapping[str, str], folder:
     with tempfile.TemporaryDirectory(prefix="fusion-ranks-") as notes:
         code, signals = _run(command, {**environment, NOTES: notes}, folder)
         told = first_reason(Path(notes), set(WHAT_TO_DO)) if code else None
-    return Ending(code if told is None else told, signals)
+    return Ending(_of_rank(code) if told is None else told, signals)
+
+
+def _of_rank(code: int) -> int:
+    """Minus the signal that killed a rank, where a launcher left with that as its code: 247 is -9, 137 a shell's."""
+    if code > _LARGEST - _SIGNALS:
+        return code - _LARGEST
+    return _SHELL - code if _SHELL < code <= _SHELL + _SIGNALS else code
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Ending:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks.ablation import CONDITIONS, derived, doing, main, prepare, runs
+from benchmarks.ablation import CONDITIONS, derived, doing, end_leftovers, main, prepare, runs
 from benchmarks.ablation_table import draw, group_result, markdown
 from fusion.evaluate.score import ClusterBootstrap
 from fusion.model.from_settings import architecture
@@ -87,12 +90,37 @@ def test_progress_is_read_from_the_newest_log(tmp_path: Path) -> None:
     assert doing(tmp_path, "x") == "stage1, step 4 of 9"
 
 
+def test_what_a_killed_start_left_at_work_is_ended(tmp_path: Path) -> None:
+    left = subprocess.Popen(["sleep", "60"], cwd=tmp_path)
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        assert end_leftovers(tmp_path) == 1
+        assert left.poll() is not None and other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+    assert end_leftovers(tmp_path) == 0 and end_leftovers(tmp_path / "none") == 0
+
+
 @pytest.mark.long
-def test_one_run_from_end_to_end_and_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_run_from_end_to_end_after_a_kill_and_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     arguments = ["--variant", "micro", "--seeds", "1", "--only", "everything", "no-text"]
     arguments += ["--folder", str(tmp_path / "work"), "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.ablation", *arguments]
+    killed = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    log = tmp_path / "work/micro/project/runs/micro-everything-seed1/stage2.jsonl"
+    deadline = time.monotonic() + 900
+    while not (log.is_file() and '"checkpoint"' in log.read_text(encoding="utf-8")):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.kill()  # alone: what it started goes on
+    killed.wait()
+    assert not (tmp_path / "ablation.json").exists()
     monkeypatch.setattr("sys.argv", ["ablation", *arguments])
     main()
+    starts = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if '"start"' in line]
+    assert [event["first_step"] > 0 for event in starts] == [False, True], "it went on where it was"
+    assert (tmp_path / "ablation.png").is_file() and (tmp_path / "ablation.md").is_file()
     first = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
     assert set(first["benchmarks"]["micro-test"]["groups"]["all"]["rows"]) == {"everything", "no-text"}
     project = prepare(tmp_path / "work/micro/project", derived(params(), "micro", ["everything", "no-text"], [1]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from fusion.data.catalog import load_catalog
 from fusion.plan.api import make_plan, plan_step
 from fusion.plan.choice import Choice, exchanged
 from fusion.plan.errors import PlanError
+from fusion.plan.facts import plan_facts
 from fusion.plan.gpus import load_gpus
 from fusion.plan.memory import model_states
 from fusion.plan.traffic import traffic
@@ -233,3 +235,22 @@ def test_a_pilot_is_planned_for_one_gpu_and_its_share_of_the_samples() -> None:
     assert stage.advised.host_memory == pytest.approx(16 * stage.model.trained)
     with pytest.raises(PlanError, match="from ZeRO stage 1 on"):
         make_plan(SETTINGS, CATALOG, "fusion-llama31-8b", choice=Choice(zero_stage=0, offload=True), root=ROOT)
+
+
+def test_the_advice_can_be_written_into_params_yaml() -> None:
+    """One micro-batch for all stages, as there is one setting of it; and what it is better than."""
+    variant = "fusion-phi35-3b"
+    plan = make_plan(load_settings(ROOT / "params.yaml"), CATALOG, variant, gpus=32, root=ROOT)
+    facts = plan_facts(plan, price=2.0)
+    assert facts["cost"] == pytest.approx(2 * facts["gpu_hours"]) and facts["hours"] == facts["gpu_hours"] / 32
+    document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for dotted, values in facts["settings"].items():
+        section = document
+        for key in dotted.split("."):
+            section = section[key]
+        section |= values
+    settings = Settings.model_validate(document)
+    for name, stage in make_plan(settings, CATALOG, variant, gpus=32, root=ROOT).stages.items():
+        assert stage.as_set == plan.stages[name].advised == stage.advised
+        other = facts["stages"][name]["fallback"]
+        assert other["memory_bytes"]["total"] <= 0.8 * stage.advised.total and other["fits"]

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from fusion.train.launch import check_devices, ended, tensor_shapes
 from fusion.train.parts import Elements
 from fusion.train.room import check_disk, check_memory, explained, is_full, out_of_memory
 from fusion.train.running import Ending, run_launcher
+from fusion.train.universal import convert
 from fusion.train.watch import StopRequest, Watch
 from tests.train.test_recipe import ROOT, recipe
 
@@ -78,6 +80,18 @@ def test_disk_and_memory_are_checked_before_the_first_step(tmp_path: Path) -> No
     check_memory(made, Elements(1000, 1000))
     with pytest.raises(NoRoom, match=r"GB free: make room"):
         check_disk(made, Elements(10**14, 10**14), tmp_path / "state")
+    # What is there already needs no new room, if it is this stage's state; other files of the variant are not.
+    free = shutil.disk_usage(tmp_path).free
+    for name, allowed in (("checkpoints/tiny/base", False), (f"scratch/train/{made.variant}-{made.stage}-x", True)):
+        (tmp_path / name).mkdir(parents=True)
+        with (tmp_path / name / "large").open("wb") as file:
+            file.truncate(free)
+        elements = Elements(free // 40, free // 40)  # 52 bytes each: three states of 16, and the result of 4
+        if allowed:
+            check_disk(made, elements)
+        else:
+            with pytest.raises(NoRoom):
+                check_disk(made, elements)
     with pytest.raises(OutOfMemory, match=r"fewer hardware\.ranks"):
         check_memory(made, Elements(10**12, 10**12))
     # ZeRO-2 in float32 on two ranks: whole weights on each; shards of gradients, moments and a copy of the weights.
@@ -213,6 +227,16 @@ def test_a_second_stop_ends_ranks_and_launcher_at_once(tmp_path: Path) -> None:
     assert process.communicate(timeout=20)[0] == "-9 2\n"
 
 
+@pytest.mark.parametrize("leaving", ["rank.wait()", "128 - rank.wait()"])
+def test_a_rank_that_is_killed_from_outside_is_told(leaving: str) -> None:
+    """DeepSpeed's launcher leaves with the rank's code, of which the system keeps 8 bits; a shell with 128 and more."""
+    killed = LAUNCHER.format(rank="import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    ending = run_launcher([sys.executable, "-c", killed.replace("rank.wait()", leaving)], os.environ, ROOT)
+    assert ending == Ending(-9)
+    error = ended(recipe(ROOT), ending)
+    assert "killed from outside" in str(error) and error.exit_code == 1
+
+
 LEAVING = """
 import subprocess, sys
 rank = '''
@@ -282,3 +306,13 @@ def test_a_signal_is_remembered_until_the_step_is_done() -> None:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+
+
+def test_a_state_is_not_converted_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    source = tmp_path / "step-4"
+    source.mkdir()
+    with (source / "state.pt").open("wb") as file:
+        file.truncate(shutil.disk_usage(tmp_path).free)  # takes no place itself
+    with pytest.raises(NoRoom, match="has to be converted for other ranks"):
+        convert(source, tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
