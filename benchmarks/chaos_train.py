@@ -2,8 +2,9 @@
 
 Stages of `micro` are trained once undisturbed, then again with a kill at a random moment after every start: one rank,
 all ranks, the whole family, in the middle of writing a checkpoint, while the samples of a step are read, or a request
-to stop. The final weights and curves have to be those of the undisturbed run, byte for byte, and every step has to be
-computed with the same samples. All moments follow from `--seed` and the machine's speed.
+to stop. A stage that ends before its kills are used up is compared and started anew. The final weights and curves have
+to be those of the undisturbed run, byte for byte, and every step has to be computed with the same samples. All moments
+follow from `--seed` and the machine's speed.
 """
 
 from __future__ import annotations
@@ -98,6 +99,20 @@ def disturb(project: Project, stage: str, kind: str, wait: float) -> bool:
     return True
 
 
+def forget(project: Project, stage: str) -> None:
+    """Removes what a finished stage wrote, so that it starts anew."""
+    for name in ("checkpoints", "results"):
+        shutil.rmtree(project.root / name / VARIANT / stage)
+    (project.root / "runs" / VARIANT / f"{stage}.jsonl").unlink()
+
+
+def compare(project: Project, stage: str, expected: dict[str, Any]) -> None:
+    """Raises `RuntimeError` where a finished stage differs from what it should have become."""
+    found = outcome(project, stage)
+    if found != expected:
+        raise RuntimeError(f"{stage} differs after its kills: {found} instead of {expected}")
+
+
 def run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     """The whole comparison; raises `RuntimeError` where a result differs."""
     chance = random.Random(seed)
@@ -115,24 +130,22 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         took = time.monotonic() - began
         seconds["undisturbed"] += took
         expected = outcome(project, stage)
-        for name in ("checkpoints", "results"):
-            shutil.rmtree(project.root / name / VARIANT / stage)
-        (project.root / "runs" / VARIANT / f"{stage}.jsonl").unlink()
+        forget(project, stage)
         began = time.monotonic()
         left = kills // len(STAGES) + (number < kills % len(STAGES))
         while left:
             kind = chance.choice(KINDS)
-            if not disturb(project, stage, kind, chance.uniform(0.0, 1.5)):
-                break
-            counts[kind] += 1
-            left -= 1
-            print(f"{stage}: {kind} ({sum(counts.values())} of {kills})", file=sys.stderr, flush=True)
+            if disturb(project, stage, kind, chance.uniform(0.0, 1.5)):
+                counts[kind] += 1
+                left -= 1
+                print(f"{stage}: {kind} ({sum(counts.values())} of {kills})", file=sys.stderr, flush=True)
+            else:
+                compare(project, stage, expected)
+                forget(project, stage)
         if not (project.root / "checkpoints" / VARIANT / stage).exists():
             project.run("fusion", "train", VARIANT, stage)
         seconds["disturbed"] += time.monotonic() - began
-        found = outcome(project, stage)
-        if found != expected:
-            raise RuntimeError(f"{stage} differs after its kills: {found} instead of {expected}")
+        compare(project, stage, expected)
     return {
         "what": "training stages killed at random moments and started again; see benchmarks/chaos_train.py",
         "surroundings": surroundings(),

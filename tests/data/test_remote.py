@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+import traceback
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -129,6 +130,15 @@ def test_a_store_that_fails_is_asked_again_but_not_for_ever(tmp_path: Path) -> N
         shards.read(address, 50_000, 10)
 
 
+def _reader(told: Path, address: str, cache: str, seed: int, seconds: float) -> None:
+    """Reads in a process of its own, and writes down why it ended."""
+    try:
+        _read_at_random(address, cache, seed, seconds)
+    except BaseException:
+        told.write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
 def _read_at_random(address: str, cache: str, seed: int, seconds: float) -> None:
     shards, generator = RemoteShards(Path(cache), LIMIT, PIECE), np.random.default_rng(seed)
     end = time.monotonic() + seconds
@@ -144,7 +154,7 @@ def test_processes_share_the_folder_and_may_be_killed(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
 
     def start(seed: int, seconds: float) -> multiprocessing.Process:
-        process = context.Process(target=_read_at_random, args=(address, str(cache), seed, seconds))
+        process = context.Process(target=_reader, args=(tmp_path / f"told-{seed}", address, str(cache), seed, seconds))
         process.start()
         return process  # type: ignore[return-value]
 
@@ -155,8 +165,8 @@ def test_processes_share_the_folder_and_may_be_killed(tmp_path: Path) -> None:
         os.kill(victim.pid or 0, signal.SIGKILL)
         victim.join()
         assert kept(cache) <= LIMIT + PIECE, "a killed writer leaves one piece that the next one writes over"
-    for process in steady:
+    for seed, process in enumerate(steady):
         process.join()
-        assert process.exitcode == 0
+        assert process.exitcode == 0, (tmp_path / f"told-{seed}").read_text(encoding="utf-8")
     _read_at_random(address, str(cache), 7, 0.2)
     assert kept(cache) <= LIMIT
