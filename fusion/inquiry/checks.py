@@ -93,9 +93,7 @@ def _weights(folder: Path, family: Family) -> Check:
     made = {path: sha for m in trained for path, sha in m.record.outputs.items() if path.startswith("checkpoints/")}
     hasher = ReadyHasher(folder)
     hasher.prepare(["."], "verify")
-    files = {
-        n: sha for n, sha in hasher.files(".").items() if n not in ADDED and not n.startswith(ADDED_FOLDERS)
-    }
+    files = {n: sha for n, sha in hasher.files(".").items() if n not in ADDED and not n.startswith(ADDED_FOLDERS)}
     import hashlib
 
     content = hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())).encode()).hexdigest()
