@@ -4,6 +4,7 @@ The package's own card knows nothing of repositories. `fusion publish` renders i
 where the model, its stages and its data sets are, and what lies beside the card.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +104,7 @@ def model_card(
     matter = yaml.safe_dump(
         front_matter(facts, catalog, licence, published), sort_keys=True, allow_unicode=True, width=120
     )
-    return templates().get_template("card.md").render(
+    text = templates().get_template("card.md").render(
         front_matter=matter,
         facts=facts,
         licence=licence,
@@ -115,6 +116,7 @@ def model_card(
         question=EXAMPLE_QUESTION,
         last=facts.stages[-1].summary["settings"],
     )  # fmt: skip
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def front_matter(

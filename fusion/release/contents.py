@@ -46,11 +46,23 @@ class Repository:
     @property
     def files(self) -> dict[str, str]:
         """Name -> sha256 of each file."""
-        return {name: file_sha256(self.folder / name) for name in sorted(files_below(self.folder))}
+        return {name: sha256_once(self.folder / name) for name in sorted(files_below(self.folder))}
 
     def place(self, folder: Path) -> Path:
         """Where it lies in a folder in the Hub's layout: OWNER/NAME, or datasets/OWNER/NAME."""
         return folder / ("datasets" if self.kind == "dataset" else "") / self.id
+
+
+_HASHED: dict[tuple[int, int, int, int], str] = {}
+
+
+def sha256_once(path: Path) -> str:
+    """sha256 of a file, which this process reads once as long as it is the same file, wherever it was moved."""
+    state = path.stat()
+    key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if key not in _HASHED:
+        _HASHED[key] = file_sha256(path)
+    return _HASHED[key]
 
 
 def write_contents(checked: Checked, folder: Path, say: Say) -> list[Repository]:

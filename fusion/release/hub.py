@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusion.hashing import file_sha256
-from fusion.inquiry.checks import SIGNATURE, check_folder
+from fusion.inquiry.checks import SIGNATURE
 from fusion.publish.errors import PublishError
-from fusion.release.contents import Repository
+from fusion.release.contents import Repository, sha256_once
 from fusion.release.errors import BrokenOffError, HubError
-from fusion.release.folder import key_file, verify_copy
+from fusion.release.folder import failed_checks, verify_copy
 from fusion.secrecy import mask
 
 MAIN = "main"
@@ -73,8 +72,7 @@ class Hub:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         with _told(f"{one.id}: the upload broke off"):
-            self._api.create_repo(one.id, repo_type=one.kind, private=self._private, exist_ok=True)
-            head = str(self._api.repo_info(one.id, repo_type=one.kind, revision=MAIN).sha)
+            head = self._head(one)
             there = self._listed(one, head)
             new = [name for name in one.files if not _equal(one.folder / name, there.get(name))]
             gone = [name for name in there if name not in one.files and name != ".gitattributes"]
@@ -125,9 +123,7 @@ class Hub:
                 return
             own = (one.folder / SIGNATURE).read_bytes()
             (one.folder / SIGNATURE).write_bytes(Path(file).read_bytes())
-            with key_file(public) as key:
-                failed = any(check.state == "FAILED" for check in check_folder(one.folder, key, True))
-            if failed:
+            if failed_checks(one.folder, public):
                 (one.folder / SIGNATURE).write_bytes(own)
 
     def is_finished(self, one: Repository, commit: str, release: str) -> bool:
@@ -159,12 +155,22 @@ class Hub:
     def collect(self, owner: str, title: str, repositories: list[Repository]) -> tuple[str, int]:
         """The collection that links them, made where it is missing; its name, and how many items were new."""
         with _told(f"the collection {title} could not be made"):
-            found = self._api.create_collection(title, owner, private=self._private, exists_ok=True)
+            found = self._api.create_collection(title, namespace=owner, private=self._private, exists_ok=True)
             items = {(item.item_type, item.item_id) for item in found.items}
             new = [one for one in reversed(repositories) if (one.kind, one.id) not in items]
             for one in new:
                 self._api.add_collection_item(found.slug, one.id, one.kind, note=one.about, exists_ok=True)
         return str(found.slug), len(new)
+
+    def _head(self, one: Repository) -> str:
+        """The newest commit of a repository, which is made where it is missing."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            return str(self._api.repo_info(one.id, repo_type=one.kind, revision=MAIN).sha)
+        except RepositoryNotFoundError:
+            self._api.create_repo(one.id, repo_type=one.kind, private=self._private)
+        return str(self._api.repo_info(one.id, repo_type=one.kind, revision=MAIN).sha)
 
     def _listed(self, one: Repository, revision: str) -> dict[str, Any]:
         tree = self._api.list_repo_tree(one.id, repo_type=one.kind, revision=revision, recursive=True)
@@ -176,7 +182,7 @@ def _equal(path: Path, there: Any) -> bool:
     if there is None or there.size != path.stat().st_size:
         return False
     if there.lfs is not None:
-        return bool(there.lfs.sha256 == file_sha256(path))
+        return bool(there.lfs.sha256 == sha256_once(path))
     data = path.read_bytes()
     return bool(there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
 

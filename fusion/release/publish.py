@@ -10,7 +10,7 @@ from fusion.data.catalog import Catalog
 from fusion.inquiry.checks import SIGNATURE
 from fusion.release.committed import tag_commit
 from fusion.release.contents import Repository, release_id, write_contents
-from fusion.release.folder import put_in_place, staging, verify_copy
+from fusion.release.folder import check_copy, put_in_place, staging
 from fusion.release.hub import Hub
 from fusion.release.refusals import Checked, check, token
 from fusion.settings import Settings
@@ -64,7 +64,7 @@ def publish_variant(
     there = [one for one, _ in placed]
     _tell_signature(checked, there, say)
     for one, new in placed:
-        verify_copy(one.folder, one, checked.public_key, str(one.folder))
+        check_copy(one.folder, one, checked.public_key, str(one.folder))
         say("folder", f"{one.folder}: {len(one.files)} files, {'written' if new else 'unchanged'}, verified")
     if hubs:
         done = _to_hub(hubs[0], checked, there, release, target.push, say)
