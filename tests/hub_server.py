@@ -110,6 +110,8 @@ def hub_server(repositories: dict[str, Repository], writes: Any = None) -> Itera
             if hub.writes is not None and hub.writes.told(self, hub, path):
                 return None
             path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
+            path, _, inside = path.partition("/tree/main/") if path.startswith("/api/") else (path, "", "")
+            path += "/tree/main" if inside else ""
             match = re.match(r"^/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?$", path) or re.match(
                 r"^/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$", path
             )
@@ -123,7 +125,10 @@ def hub_server(repositories: dict[str, Repository], writes: Any = None) -> Itera
             if commit is None:
                 return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
             if "/tree/" in path and match.re.groups == 2:
-                return self.tell(repository.tree(commit), body)
+                listed = [one for one in repository.tree(commit) if one["path"].startswith(inside)]
+                if inside and not listed:
+                    return self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
+                return self.tell(listed, body)
             if match.re.groups == 2:
                 return self.tell({"id": match[1], "sha": commit, "siblings": repository.files(commit)}, body)
             data = repository.contents(commit).get(match[3])

@@ -87,7 +87,7 @@ class Account:
             self._store(handler, path.removeprefix("/lfs/"))
             return True
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        status = next((status for part, status in self.refuse.items() if part in path), None)
+        status = self.refused(path)
         if status is not None:
             handler.tell({"error": "told to refuse"}, status=status)
             return True
@@ -115,6 +115,10 @@ class Account:
                 act(handler, hub, body, **match.groupdict())
                 return True
         return False
+
+    def refused(self, path: str) -> int | None:
+        """The status that is answered instead of doing what is asked."""
+        return next((status for part, status in self.refuse.items() if part in path), None)
 
     def _allowed(self, handler: Any) -> bool:
         return bool(handler.headers.get("Authorization") == f"Bearer {self.token}")
