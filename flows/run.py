@@ -12,9 +12,9 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from flows import extra, worktree
+from flows.choices import Publish
 from flows.errors import FlowError
 from flows.limits import create_limits, mark_dead_runs
-from flows.choices import Publish
 from flows.lock import RUN_ID, Stopped, WhenBusy, worktree_lock
 from flows.page import show_plan
 from flows.plan import changes

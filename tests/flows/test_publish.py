@@ -20,9 +20,9 @@ def test_the_task_publishes_to_the_hub_and_tries_again(
     caplog: pytest.LogCaptureFixture,
 ):
     """Long, because it starts a server of Prefect."""
-    import flows.parts  # noqa: F401 - reads Prefect's settings
     from prefect import flow
 
+    import flows.parts  # noqa: F401 - reads Prefect's settings
     from flows import extra
 
     project = shared_project.copy(tmp_path / "project")

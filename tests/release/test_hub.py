@@ -35,7 +35,9 @@ def elsewhere(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=folder, env=variables, capture_output=True, text=True)
 
 
-def test_everything_is_uploaded_verified_tagged_and_linked_once(project: PublishedProject, hub: Hub, account: Account):
+def test_everything_is_uploaded_verified_tagged_and_linked_once(
+    project: PublishedProject, hub: Hub, account: Account, tmp_path: Path
+):
     *told, release = project.publish(push=True)
     assert list(hub.repositories) == [*CARDS, *MODELS], "the model comes when all that its card links is there"
     assert not any(account.token in line for line in told)
@@ -122,6 +124,7 @@ def test_a_connection_that_breaks_once_is_made_again(project: PublishedProject, 
     assert len(account.uploads) == len(set(account.uploads)) + 1
 
 
+@pytest.mark.long
 def test_a_server_that_fails_is_told_apart_and_the_next_call_continues(
     project: PublishedProject, hub: Hub, account: Account
 ):
