@@ -38,11 +38,12 @@ def sign_package(package: Path, key: Path, out: Path, root: Path = Path(".")) ->
         raise LineageError(f"{package} is no package: it has no lineage.json")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    folder = partial / out.name  # By this name the bill of materials knows it.
     try:
-        shutil.copytree(package, partial)
-        add_statements(partial)
-        sign_folder(partial, key)
-        partial.rename(out)
+        shutil.copytree(package, folder)
+        add_statements(folder)
+        sign_folder(folder, key)
+        folder.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
