@@ -57,7 +57,7 @@ def add_statements(folder: Path) -> None:
 
 def sign_folder(folder: Path, key: Path) -> None:
     """Signs all files of a folder; raises `LineageError` when the key cannot be used or the extra is not there."""
-    signer = signer_of(key)
+    signer, folder = signer_of(key), folder.absolute()
     try:
         signer.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
     except (ValueError, TypeError, OSError) as error:
@@ -95,6 +95,7 @@ def _cannot_sign(key: Path, error: Exception) -> LineageError:
 
 def verify_signature(folder: Path, key: Path) -> str | None:
     """What is wrong with the signature of a folder; None when all is well."""
+    folder = folder.absolute()  # The library takes a relative path of what it has to ignore as one inside the folder.
     config = _library().verifying.Config().use_elliptic_key_verifier(public_key=key)
     try:
         config.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)

@@ -110,11 +110,13 @@ def test_a_dead_process_leaves_nothing_and_a_living_one_is_left_alone(project: P
     assert [path.name for path in (project.root / "published").glob(".staging-*")] == [f".staging-{os.getppid()}"]
 
 
-def test_a_signature_is_made_once(project: PublishedProject, key: Path):
-    project.publish(key=key)
-    signature = project.root / "published/fusion/FUSION-Tiny/model.sig"
+def test_a_signature_is_made_once(project: PublishedProject, key: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project.root)
+    done = CliRunner().invoke(app, ["publish", "tiny", "--key", str(key)], catch_exceptions=False)
+    assert done.exit_code == 0, "with the paths of a person, which are relative"
+    signature = Path("published/fusion/FUSION-Tiny/model.sig")
     before = signature.read_bytes()
-    project.publish(key=key)
+    assert "tag" in project.publish(key=key)[-2]
     assert signature.read_bytes() == before
     checks = check_folder(signature.parent, key.with_suffix(".pub"), True)
     assert {check.state for check in checks} == {"passed"}
