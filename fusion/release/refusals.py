@@ -125,7 +125,9 @@ def _clean(root: Path) -> None:
         raise PublishError(f"git cannot tell the commit ({state['reason']}): publish from a clone of the repository")
     if state["dirty"]:
         changed = ", ".join(state["changed"][:5]) + (" and more" if len(state["changed"]) > 5 else "")
-        raise PublishError(f"{changed} differ from the commit: commit them, or `git stash`, and make the package again")
+        raise PublishError(
+            f"the tree differs from the commit in {changed}: commit it, or `git stash`; then `dvc repro`"
+        )
     if (root / OVERRIDES).is_file():
         committed_in([], root, OVERRIDES.as_posix())
 

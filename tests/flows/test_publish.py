@@ -47,4 +47,4 @@ def test_the_task_publishes_to_the_hub_and_tries_again(
     project.set("run.seed", 1)
     state = publishing("folder", return_state=True)
     assert state.is_failed()
-    assert "params.yaml differ from the commit" in capfd.readouterr().err
+    assert "the tree differs from the commit in params.yaml" in capfd.readouterr().err

@@ -89,7 +89,7 @@ CASES: list[tuple[Callable[[PublishedProject], None], tuple[str, ...]]] = [
     (illegal_name, ("name: fusion/FUSION--Tiny-Stage1 cannot be the name", "change variants.tiny.publish_as")),
     (name_against_a_licence, ("name:Llama: Llama 3 Community License Agreement", "begins with `Llama`")),
     (no_text_of_a_licence, ("Llama 3 Community License Agreement: its texts must", "publish/licences/llama3.md")),
-    (dirty_tree, ("tree: params.yaml differ from the commit: commit them",)),
+    (dirty_tree, ("tree: the tree differs from the commit in params.yaml: commit it",)),
     (override_that_nobody_committed, ("tree: data/licence-overrides.yaml is not committed as it is", "git add")),
     (missing_record, ("records/train_stage1-tiny/ has no record", "git checkout -- records")),
     (record_that_nobody_committed, ("commit: records/train_stage1-tiny/", "git add dvc.lock records")),
