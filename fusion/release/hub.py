@@ -78,7 +78,7 @@ class Hub:
             gone = [name for name in there if name not in one.files and name != ".gitattributes"]
             if not new and not gone:
                 return Sent(head, 0, 0, 0)
-            operations = [
+            operations: list[Any] = [
                 *(CommitOperationAdd(name, str(one.folder / name)) for name in new),
                 *(CommitOperationDelete(name) for name in gone),
             ]
@@ -200,7 +200,7 @@ def _told(what: str) -> Iterator[None]:
         if not kinds & {"HTTPError", "OSError", "ValueError", "RuntimeError"}:
             raise
         reason = mask(" ".join(str(error).split()) or type(error).__name__)
-        answers: list[Any] = [one.response for one in chain if getattr(one, "response", None) is not None]
+        answers = [answer for one in chain if (answer := getattr(one, "response", None)) is not None]
         status = answers[0].status_code if answers else None
         # By name: the Hub's client has changed its HTTP library between releases.
         broken = status is None and bool(kinds & {"TransportError", "ConnectionError", "TimeoutError"})

@@ -154,7 +154,7 @@ def _package(variant: str, behind: Ancestry, root: Path) -> Ancestry:
 
 def _checkpoints(settings: Settings, variant: str, package: Ancestry, root: Path) -> dict[str, Ancestry]:
     """Stage -> the records of its checkpoint: those that the package's checkpoint was trained from."""
-    found = {}
+    found: dict[str, Ancestry] = {}
     for stage in settings.variant(variant).stage_names:
         name = f"train_{stage}@{variant}"
         one = ancestry_through(name, root)
