@@ -12,6 +12,8 @@ from fusion.errors import FusionError
 from fusion.lineage.stages import resolve_stages
 
 WhenBusy = Literal["wait", "refuse"]
+Publish = Literal["no", "folder", "hub"]
+"""Where packages go at the end of a run: the folder of publish.folder in params.yaml, or the Hub as well."""
 
 
 def one_of(names: list[str]) -> Any:

@@ -16,6 +16,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows import results
 from flows.command import run_command
+from flows.dvc_push import TRANSIENT_EXIT_CODE
 from flows.errors import FlowError
 from flows.lock import RUN_ID
 from flows.page import score_rows, show_reports, show_scores
@@ -43,7 +44,8 @@ def _command(words: list[str], root: Path, run_id: str, show: bool = True) -> tu
     if stop.is_set():
         return Cancelled(message=f"{name}: {stop.reason}"), lines
     if outcome.code:
-        return Failed(message=f"{name}: {outcome.reason()}"), lines
+        again = TRANSIENT if outcome.code == TRANSIENT_EXIT_CODE else None
+        return Failed(message=f"{name}: {outcome.reason()}", name=again), lines
     return Completed(message=f"{name}: done"), lines
 
 
@@ -99,12 +101,20 @@ def commit(root: str, run_id: str) -> State:
     return Completed(message=f"commit: {branch or 'nothing changed'}")
 
 
-@task(name="publish", task_run_name="publish", **OPTIONS)
-def publish(root: str, run_id: str, variants: list[str]) -> State:
-    """Publishes each variant's package: `fusion publish VARIANT`."""
+@task(
+    name="publish",
+    task_run_name="publish",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=may_try_again,
+    **OPTIONS,
+)
+def publish(root: str, run_id: str, variants: list[str], where: str) -> State:
+    """Publishes each variant: `fusion publish VARIANT`, with `--push` to the Hub; it continues what was broken off."""
     state: State = Completed(message="nothing to publish")
     for variant in variants:
-        state, _ = _command(["fusion.cli", "publish", variant], Path(root), run_id)
+        words = ["fusion.cli", "publish", variant, *(["--push"] if where == "hub" else [])]
+        state, _ = _command(words, Path(root), run_id)
         if not state.is_completed():
             return state
     return state

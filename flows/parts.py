@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from flows.choices import StageName, Variant, WhenBusy, kinds_of, one_of  # noqa: E402
+from flows.choices import Publish, StageName, Variant, WhenBusy, kinds_of, one_of  # noqa: E402
 from flows.notify import notify  # noqa: E402
 from flows.run import Request, carry_out  # noqa: E402
 from flows.selection import Selection  # noqa: E402
@@ -49,7 +49,7 @@ ABOUT = {
     "dry_run": "Say what would start, and why, without starting it.",
     "force": "Run stages that did not change, too.",
     "push": "Push the data to the DVC remote.",
-    "publish": "Publish the packages when everything went well.",
+    "publish": "Publish the packages when everything went well: into a folder, or to the Hub with HF_TOKEN.",
     "commit": "A commit, branch or tag: run in a working tree of its own, commit the results on a branch of the run.",
     "when_busy": "What to do when another run has the working tree.",
     "parallel": "Stages that may run side by side.",
@@ -88,7 +88,7 @@ def _flow_of(part: str, what: str) -> Flow[..., Any]:
         dry_run: bool = False,
         force: bool = False,
         push: bool = False,
-        publish: bool = False,
+        publish: Publish = "no",
         commit: str = "",
         when_busy: WhenBusy = "wait",
         parallel: int = 1,

@@ -48,7 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--wait", action="store_true", help="wait when another flow is running in this working tree")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="stages side by side (default: 1)")
     parser.add_argument("--push", action="store_true", help="push the data to the DVC remote at the end")
-    parser.add_argument("--publish", action="store_true", help="publish the packages at the end")
+    parser.add_argument(
+        "--publish", nargs="?", choices=("folder", "hub"), const="folder", default="no",
+        help="publish the packages at the end: into a folder (default), or to the Hub",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     root = Path(".")
     part = None if options.flow == "pipeline" else options.flow

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from flows import extra, worktree
+from flows.choices import Publish
 from flows.errors import FlowError
 from flows.limits import create_limits, mark_dead_runs
 from flows.lock import RUN_ID, Stopped, WhenBusy, worktree_lock
@@ -34,7 +35,7 @@ class Request:
     dry_run: bool = False
     force: bool = False
     push: bool = False
-    publish: bool = False
+    publish: Publish = "no"
     commit: str = ""
     when_busy: WhenBusy = "wait"
     parallel: int = 1
@@ -151,8 +152,8 @@ class Run:
             tasks.append((extra.push, where))
         if self.request.commit:
             tasks.append((extra.commit, where))
-        if self.request.publish:
-            tasks.append((extra.publish, (*where, of_run)))
+        if self.request.publish != "no":
+            tasks.append((extra.publish, (*where, of_run, self.request.publish)))
         done = Ran()
         for task, arguments in tasks:
             future = task.submit(*arguments)

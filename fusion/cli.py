@@ -15,6 +15,7 @@ from fusion.evaluate.commands import columns, compare, gate, with_lmms
 from fusion.inquiry import add_commands
 from fusion.plan.command import plan
 from fusion.publish.commands import zoo
+from fusion.release.command import publish
 from fusion.scratch import scratch
 from fusion.settings import STAGES, Settings, load_settings
 from fusion.startup import start_quickly
@@ -266,7 +267,7 @@ def train(
         remove_unused_buffers()
 
 
-add_commands(app, columns, compare, gate, gc, plan, restore, scratch, zoo)
+add_commands(app, columns, compare, gate, gc, plan, publish, restore, scratch, zoo)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from fusion.contradictions import contradictions
 from fusion.documents import did_you_mean, dotted, faults, read_yaml
 from fusion.errors import FusionError
 from fusion.evaluation_settings import Evaluation, VariantEvaluation
+from fusion.publish_settings import Publish
 from fusion.section import PositiveInt, Section, Share
 
 STAGES: tuple[str, ...] = ("stage1", "stage1_5", "stage2")
@@ -330,6 +331,7 @@ class Settings(Section):
     tracking: Tracking
     evaluation: Evaluation
     launch: Launch
+    publish: Publish
     variants: dict[Name, Variant]
 
     def variant(self, name: str) -> Variant:

@@ -1,4 +1,7 @@
-"""A server on loopback that answers like the Hub, as far as information, listings and downloads ask: for tests."""
+"""A server on loopback that answers like the Hub, as far as listings, downloads and uploads ask: for tests.
+
+What is read is here; what changes repositories is in tests/hub_writes.py, for a server with an `Account`.
+"""
 
 import hashlib
 import json
@@ -10,6 +13,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+LARGE = (".safetensors", ".bin", ".tar", ".zip", ".png")
+"""Endings of files that are kept apart from git, by their sha256."""
 
 
 @dataclass
@@ -27,29 +33,33 @@ class Repository:
     """The token that a gated repository asks for."""
     corrupt: set[str] = field(default_factory=set)
     halfway: Callable[[str], None] | None = None
+    hidden: str | None = None
+    """The token without which a private repository is not there."""
 
     def commit_of(self, revision: str) -> str | None:
         """The commit of a branch, tag or commit; None for an unknown one."""
         return {"main": self.commit, self.commit: self.commit, **self.tags}.get(revision)
 
-    def files(self) -> list[dict[str, Any]]:
+    def contents(self, commit: str) -> dict[str, bytes]:
+        """Name -> bytes of each file at a commit."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
+
+    def files(self, commit: str) -> list[dict[str, Any]]:
         """The listing: git's hash for small files, sha256 for weights, as the Hub has it."""
         listed = []
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file():
-                data = path.read_bytes()
-                git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-                entry = {"rfilename": path.relative_to(self.folder).as_posix(), "size": len(data), "blobId": git}
-                if path.suffix in (".safetensors", ".bin", ".tar", ".zip"):
-                    sha256 = hashlib.sha256(data).hexdigest()
-                    entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
-                listed.append(entry)
+        for name, data in self.contents(commit).items():
+            git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            entry: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git}
+            if name.endswith(LARGE):
+                entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+            listed.append(entry)
         return listed
 
-    def tree(self) -> list[dict[str, Any]]:
+    def tree(self, commit: str) -> list[dict[str, Any]]:
         """The same as a tree's listing has it."""
         listed = []
-        for entry in self.files():
+        for entry in self.files(commit):
             found = {"type": "file", "path": entry["rfilename"], "size": entry["size"], "oid": entry["blobId"]}
             if "lfs" in entry:
                 lfs = entry["lfs"]
@@ -67,12 +77,14 @@ class Hub:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     ranges: list[tuple[str, int | None]] = field(default_factory=list)
     """Each file that was asked for, and from which byte on if not from the first."""
+    writes: Any = None
+    """The `Account` of tests/hub_writes.py that may change repositories; None: nobody may."""
 
 
 @contextmanager
-def hub_server(repositories: dict[str, Repository]) -> Iterator[Hub]:
+def hub_server(repositories: dict[str, Repository], writes: Any = None) -> Iterator[Hub]:
     """Serves until the body ends."""
-    hub = Hub("", repositories)
+    hub = Hub("", repositories, writes=writes)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -83,16 +95,29 @@ def hub_server(repositories: dict[str, Repository]) -> Iterator[Hub]:
         def do_HEAD(self) -> None:
             self.answer(body=False)
 
+        def change(self) -> None:
+            hub.requests.append((self.command, self.path, self.headers.get("Authorization")))
+            if hub.writes is None or not hub.writes.answer(self, hub):
+                self.close_connection = True  # Its body was not read.
+                self.send(405, b"{}", {}, True)
+
+        do_POST = do_PUT = do_DELETE = change
+
         def answer(self, body: bool) -> None:
             given = self.headers.get("Authorization")
             hub.requests.append((self.command, self.path, given))
             path = self.path.partition("?")[0]
+            if hub.writes is not None and hub.writes.told(self, hub, path):
+                return None
             path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
+            path, _, inside = path.partition("/tree/main/") if path.startswith("/api/") else (path, "", "")
+            path += "/tree/main" if inside else ""
             match = re.match(r"^/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?$", path) or re.match(
                 r"^/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$", path
             )
             repository = repositories.get(match[1]) if match else None
-            if match is None or repository is None:
+            hidden = repository is not None and repository.hidden is not None and given != f"Bearer {repository.hidden}"
+            if match is None or repository is None or hidden:
                 return self.send(401, b"", {"X-Error-Code": "RepoNotFound"}, body)
             if repository.token is not None and given != f"Bearer {repository.token}":
                 return self.send(403 if given else 401, b"", {"X-Error-Code": "GatedRepo"}, body)
@@ -100,16 +125,15 @@ def hub_server(repositories: dict[str, Repository]) -> Iterator[Hub]:
             if commit is None:
                 return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
             if "/tree/" in path and match.re.groups == 2:
-                return self.send(
-                    200, json.dumps(repository.tree()).encode(), {"Content-Type": "application/json"}, body
-                )
+                listed = [one for one in repository.tree(commit) if one["path"].startswith(inside)]
+                if inside and not listed:
+                    return self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
+                return self.tell(listed, body)
             if match.re.groups == 2:
-                document = {"id": match[1], "sha": commit, "siblings": repository.files()}
-                return self.send(200, json.dumps(document).encode(), {"Content-Type": "application/json"}, body)
-            file = repository.folder / match[3]
-            if not file.is_file():
+                return self.tell({"id": match[1], "sha": commit, "siblings": repository.files(commit)}, body)
+            data = repository.contents(commit).get(match[3])
+            if data is None:
                 return self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
-            data = file.read_bytes()
             etag = hashlib.sha256(data).hexdigest()
             if match[3] in repository.corrupt:
                 data = data[:-1] + bytes([data[-1] ^ 1])
@@ -121,6 +145,9 @@ def hub_server(repositories: dict[str, Repository]) -> Iterator[Hub]:
             start = int(asked[1])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             return self.send(206, data[start:], headers, body)
+
+        def tell(self, document: Any, body: bool = True, status: int = 200) -> None:
+            self.send(status, json.dumps(document).encode(), {"Content-Type": "application/json"}, body)
 
         def send(
             self,

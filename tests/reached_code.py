@@ -29,7 +29,8 @@ NOT_FOLLOWED = {
     "fusion/quiet.py": "what libraries print",
     "fusion/settings.py": "values reach a stage as params; a test pins the defaults that stand in no file",
     "fusion/evaluation_settings.py": "the same for its part about evaluation",
-    "fusion/section.py": "the base of both",
+    "fusion/publish_settings.py": "the same for its part about publishing",
+    "fusion/section.py": "the base of all three",
     "fusion/data/catalog.py": "the same for the catalog",
     "fusion/launchers/start.py": "where and by what ranks are started; how many there are, the recipe says",
     "fusion/shared_memory.py": "removes what ranks leave in memory",
@@ -41,6 +42,7 @@ NOT_FOLLOWED = {
 JOB_OF_SETTINGS = (
     "fusion/settings.py",
     "fusion/evaluation_settings.py",
+    "fusion/publish_settings.py",
     "fusion/section.py",
     "fusion/data/catalog.py",
 )

@@ -71,8 +71,8 @@ def test_deepspeed_is_told_to_offload(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_package_of_a_pilot_says_so() -> None:
-    assert SETTINGS.published_name("fusion-phi35-3b") == "FUSION-Phi3.5-3B"
-    assert pilot(0.01).published_name("fusion-phi35-3b") == "FUSION-Phi3.5-3B-Pilot"
+    assert SETTINGS.published_name("fusion-phi35-3b") == "Llama-FUSION-Phi3.5-3B"
+    assert pilot(0.01).published_name("fusion-phi35-3b") == "Llama-FUSION-Phi3.5-3B-Pilot"
 
 
 @pytest.mark.parametrize("value", ["0", "1.0", "true", "1%"])

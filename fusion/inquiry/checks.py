@@ -16,8 +16,11 @@ from fusion.lineage.family import Family, family_of_document
 from fusion.lineage.files import files_below
 
 SIGNATURE, PROVENANCE, BOM = "model.sig", "provenance.json", "mlbom.cdx.json"
-ADDED = frozenset({"README.md", "LICENSE", "NOTICE", "lineage.json", SIGNATURE, PROVENANCE, BOM, ".gitattributes"})
-"""Files of a package that are no part of the checkpoint that was evaluated."""
+ADDED = frozenset(
+    {"README.md", "LICENSE", "NOTICE", "lineage.json", "curves.png", SIGNATURE, PROVENANCE, BOM, ".gitattributes"}
+)
+ADDED_FOLDERS = ("croissant/", "licences/", ".cache/", ".git/")
+"""What of a package is no part of the checkpoint that was evaluated."""
 ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja", ".md", ".sig")
 State = Literal["passed", "FAILED", "not checked"]
 
@@ -90,9 +93,7 @@ def _weights(folder: Path, family: Family) -> Check:
     made = {path: sha for m in trained for path, sha in m.record.outputs.items() if path.startswith("checkpoints/")}
     hasher = ReadyHasher(folder)
     hasher.prepare(["."], "verify")
-    files = {
-        n: sha for n, sha in hasher.files(".").items() if n not in ADDED and not n.startswith((".cache/", ".git/"))
-    }
+    files = {n: sha for n, sha in hasher.files(".").items() if n not in ADDED and not n.startswith(ADDED_FOLDERS)}
     import hashlib
 
     content = hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())).encode()).hexdigest()

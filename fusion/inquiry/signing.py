@@ -36,29 +36,66 @@ def sign_package(package: Path, key: Path, out: Path, root: Path = Path(".")) ->
         raise LineageError(f"{out} is there already: name a folder that is not")
     if not (package / "lineage.json").is_file():
         raise LineageError(f"{package} is no package: it has no lineage.json")
-    _library()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(package, partial)
-    family = Family(**{**vars(find_family(str(package.resolve()), Path("/nowhere"))), "target": "."})
-    (partial / PROVENANCE).write_text(slsa(family, partial) + "\n", encoding="utf-8")
-    (partial / BOM).write_text(mlbom(family, partial) + "\n", encoding="utf-8")
+    folder = partial / out.name  # By this name the bill of materials knows it.
     try:
-        signer = _library().signing.Config().use_elliptic_key_signer(
+        shutil.copytree(package, folder)
+        add_statements(folder)
+        sign_folder(folder, key)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def add_statements(folder: Path) -> None:
+    """Writes the provenance and the ML-BOM of a package beside its files; equal packages get equal ones."""
+    family = Family(**{**vars(find_family(str(folder.resolve()), Path("/nowhere"))), "target": folder.resolve().name})
+    (folder / PROVENANCE).write_text(slsa(family, folder.resolve().parent) + "\n", encoding="utf-8")
+    (folder / BOM).write_text(mlbom(family, folder.resolve().parent) + "\n", encoding="utf-8")
+
+
+def sign_folder(folder: Path, key: Path) -> None:
+    """Signs all files of a folder; raises `LineageError` when the key cannot be used or the extra is not there."""
+    signer, folder = signer_of(key), folder.absolute()
+    try:
+        signer.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
+    except (ValueError, TypeError, OSError) as error:
+        raise _cannot_sign(key, error) from error
+
+
+def signer_of(key: Path) -> Any:
+    """The library's signer with this key; raises `LineageError` when the key cannot be used."""
+    try:
+        return _library().signing.Config().use_elliptic_key_signer(
             private_key=key, password=os.environ.get(PASSWORD)
         )  # fmt: skip
-        signer.set_hashing_config(_hashing(partial)).sign(partial, partial / SIGNATURE)
     except (ValueError, TypeError, OSError) as error:
-        shutil.rmtree(partial)
-        raise LineageError(
-            f"{key} cannot sign ({error}): use an EC key, for example from "
-            f"`openssl ecparam -name prime256v1 -genkey -noout`; its password goes into {PASSWORD}"
-        ) from error
-    partial.rename(out)
+        raise _cannot_sign(key, error) from error
+
+
+def public_key(key: Path) -> bytes:
+    """The public half of a private key, in PEM; raises `LineageError` when the key cannot be used."""
+    signer_of(key)  # Says what is wrong with it.
+    from cryptography.hazmat.primitives import serialization
+
+    password = os.environ.get(PASSWORD)
+    private = serialization.load_pem_private_key(key.read_bytes(), password.encode() if password else None)
+    return private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _cannot_sign(key: Path, error: Exception) -> LineageError:
+    return LineageError(
+        f"{key} cannot sign ({error}): use an EC key, for example from "
+        f"`openssl ecparam -name prime256v1 -genkey -noout`; its password goes into {PASSWORD}"
+    )
 
 
 def verify_signature(folder: Path, key: Path) -> str | None:
     """What is wrong with the signature of a folder; None when all is well."""
+    folder = folder.absolute()  # The library takes a relative path of what it has to ignore as one inside the folder.
     config = _library().verifying.Config().use_elliptic_key_verifier(public_key=key)
     try:
         config.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)

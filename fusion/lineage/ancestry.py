@@ -46,11 +46,39 @@ def ancestry_of(stage_name: str, root: Path = Path(".")) -> Ancestry:
     that were made from different outputs of the same parent.
     """
     stages = resolve_stages(root)
-    ancestors = ancestors_of(stage_name, stages)
     outputs = producers(stages.values())
     hasher = Hasher(root)
+    inputs = _now(stages[stage_name], outputs, hasher) if stage_name in stages else {}
+    return Ancestry(stage_name, _behind(stage_name, inputs, stages, root, hasher))
+
+
+def ancestry_through(stage_name: str, root: Path = Path(".")) -> Ancestry:
+    """The ancestry of what stage `stage_name` made and is there now: its own record, and those of all before it.
+
+    Raises `LineageError` as `ancestry_of`, and when what is there is not what a record of the stage says.
+    """
+    stages = resolve_stages(root)
+    if stage_name not in stages:
+        raise LineageError(f"dvc.yaml has no stage `{stage_name}`")
+    stage, hasher = stages[stage_name], Hasher(root)
+    record = choose_record(stage, stages, {path: hasher.sha256(path) for path in stage.outs}, root, hasher)
+    if record is None:
+        raise LineageError(
+            f"{', '.join(stage.outs)} {'is' if len(stage.outs) == 1 else 'are'} not what a record of `{stage_name}` in "
+            f"{record_folder(stage_name)}/ says: get it back with `dvc checkout`, or run `dvc repro {stage_name}`"
+        )
+    behind = _behind(stage_name, record.inputs, stages, root, hasher)
+    return Ancestry(stage_name, {**behind, stage_name: record})
+
+
+def _behind(
+    stage_name: str, inputs: dict[str, str], stages: dict[str, Stage], root: Path, hasher: Hasher
+) -> dict[str, Record]:
+    """The records of all ancestors of a stage that reads `inputs` (path -> sha256), parents before children."""
+    ancestors = ancestors_of(stage_name, stages)
+    outputs = producers(stages.values())
     read: dict[str, dict[str, str]] = {stage.name: {} for stage in ancestors}
-    _note_read(stages[stage_name], _now(stages[stage_name], outputs, hasher), outputs, read)
+    _note_read(stages[stage_name], inputs, outputs, read)
     records: dict[str, Record] = {}
     for stage in reversed(ancestors):
         record = choose_record(stage, stages, read[stage.name], root, hasher)
@@ -61,7 +89,7 @@ def ancestry_of(stage_name: str, root: Path = Path(".")) -> Ancestry:
             )
         records[stage.name] = record
         _note_read(stage, record.inputs, outputs, read)
-    return Ancestry(stage_name, {stage.name: records[stage.name] for stage in ancestors})
+    return {stage.name: records[stage.name] for stage in ancestors}
 
 
 def lineage_digest(variant: str, root: Path = Path(".")) -> str:

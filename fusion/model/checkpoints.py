@@ -23,10 +23,10 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from fusion.model.configuration import FusionConfig
+# From there, so that whoever imports this first has the Auto classes told as well.
+from fusion.model.auto import FusionConfig, FusionForConditionalGeneration, FusionProcessor
 from fusion.model.loading import TOWER_PREFIX
-from fusion.model.modeling import FusionForConditionalGeneration
-from fusion.model.processing import FusionProcessor, load_tokenizer
+from fusion.model.processing import load_tokenizer
 from fusion.model.template import TEMPLATES, VISION_END, VISION_START
 
 NEW_PARTS = ("mm_projector", "aux_projector", "vision_sampler_layers")

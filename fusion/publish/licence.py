@@ -14,14 +14,15 @@ from fusion.settings import Variant
 class WeightsLicence:
     """What the weights may be published under.
 
-    `text` is the licence's text where it is not the project's own; `bases` are the Hub ids of the base models, none for
-    random weights.
+    `text` is the licence's text where it is not the project's own; `attribution` is what the Notice file says, None
+    where the licence asks for none; `bases` are the Hub ids of the base models, none for random weights.
     """
 
     id: str
     title: str
     text: str | None
     notice: str | None
+    attribution: str | None
     bases: tuple[str, ...]
 
 
@@ -55,4 +56,5 @@ def weights_licence(variant: Variant) -> WeightsLicence:
             )
         text = file.read_text(encoding="utf-8")
     notice = next((entry["notice"] for entry in entries if entry.get("notice")), None)
-    return WeightsLicence(leading["id"], leading["title"], text, notice, bases)
+    attribution = next((entry["attribution"] for entry in entries if entry.get("attribution")), None)
+    return WeightsLicence(leading["id"], leading["title"], text, notice, attribution, bases)

@@ -9,11 +9,11 @@ from pathlib import Path
 from fusion.data.catalog import Catalog
 from fusion.data.store.folders import output_folder
 from fusion.evaluate.gate import judge_variant
-from fusion.evaluate.verdict import table
+from fusion.evaluate.verdict import Verdict, table
 from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.lineage.ancestry import ancestry_of
-from fusion.publish.card import model_card
+from fusion.publish.card import judged, model_card
 from fusion.publish.errors import PublishError
 from fusion.publish.facts import Facts, collect_facts
 from fusion.publish.licence import WeightsLicence, weights_licence
@@ -36,26 +36,29 @@ def build_package(settings: Settings, catalog: Catalog, variant: str, root: Path
     checkpoint = root / "checkpoints" / variant / "stage2"
     if not (checkpoint / "config.json").is_file():
         raise PublishError(f"{checkpoint} holds no checkpoint: run `dvc repro train_stage2@{variant}`")
-    _pass_gate(settings, variant, root)
+    verdicts = _pass_gate(settings, variant, root)
     with output_folder(root / "packages" / variant) as folder:
-        _copy_checkpoint(checkpoint, folder)
+        copy_checkpoint(checkpoint, folder)
         _check_weights(folder, facts)
-        _add_licence(folder, licence, root)
+        add_licence(folder, licence, root)
         write_json(ancestry.document, folder / "lineage.json")
-        (folder / "README.md").write_text(model_card(facts, catalog, licence, ancestry.digest), encoding="utf-8")
+        card = model_card(facts, catalog, licence, ancestry.digest, judged(settings, variant, verdicts))
+        (folder / "README.md").write_text(card, encoding="utf-8")
         _load_back(folder)
 
 
-def _pass_gate(settings: Settings, variant: str, root: Path) -> None:
-    """Raises `PublishError` with the gate's table unless every required column passes."""
+def _pass_gate(settings: Settings, variant: str, root: Path) -> list[Verdict]:
+    """The verdicts; raises `PublishError` with the gate's table unless every required column passes."""
     verdicts = judge_variant(settings, variant, root)
     blocked = [verdict for verdict in verdicts if verdict.blocks]
     if blocked:
         names = ", ".join(f"{verdict.column} ({verdict.status})" for verdict in blocked)
         raise PublishError(f"{variant} does not pass the gate: {names}\n{table(blocked)}")
+    return verdicts
 
 
-def _copy_checkpoint(checkpoint: Path, folder: Path) -> None:
+def copy_checkpoint(checkpoint: Path, folder: Path) -> None:
+    """Copies a checkpoint's files; raises `PublishError` for one that could run commands where it is loaded."""
     for path in sorted(checkpoint.rglob("*")):
         target = folder / path.relative_to(checkpoint)
         if path.is_dir():
@@ -76,7 +79,10 @@ def _check_weights(folder: Path, facts: Facts) -> None:
         )
 
 
-def _add_licence(folder: Path, licence: WeightsLicence, root: Path) -> None:
+def add_licence(folder: Path, licence: WeightsLicence, root: Path) -> None:
+    """Writes LICENSE and, where the licence asks for one, NOTICE."""
+    if licence.attribution is not None:
+        (folder / "NOTICE").write_text(licence.attribution + "\n", encoding="utf-8")
     if licence.text is not None:
         (folder / "LICENSE").write_text(licence.text, encoding="utf-8")
         return

@@ -42,6 +42,10 @@ class Review:
     duties: dict[str, list[str]]
     conflicts: tuple[Conflict, ...]
     commercial: bool
+    carry: tuple[str, ...] = ()
+    """Files of fusion/publish/licences/ that go along because of who wrote or drew the data."""
+    notice: str = ""
+    """What the page has to show because of that."""
 
     @property
     def open(self) -> list[Conflict]:
@@ -84,7 +88,10 @@ def review(settings: Settings, catalog: Catalog, variant: str, root: Path = Path
         for name, source in catalog.dataset(dataset).sources.items():
             _source(f"{dataset}/{name}", source.licence, facts, state)
     conflicts = tuple(Conflict(one.id, one.what, overrides.get(one.id)) for one in state.conflicts.values())
-    return Review(variant, chosen.publish_as, state.licences, state.duties, conflicts, state.commercial)
+    return Review(
+        variant, chosen.publish_as, state.licences, state.duties, conflicts, state.commercial,
+        tuple(sorted(state.carry)), ", ".join(sorted(state.notices)),
+    )  # fmt: skip
 
 
 class _State:
@@ -96,6 +103,8 @@ class _State:
         self.duties: dict[str, list[str]] = {}
         self.conflicts: dict[str, Conflict] = {}
         self.commercial = True
+        self.carry: set[str] = set()
+        self.notices: set[str] = set()
 
     def conflict(self, identifier: str, what: str) -> None:
         self.conflicts.setdefault(identifier, Conflict(identifier, what))
@@ -123,6 +132,8 @@ def _source(name: str, licence: Licence, facts: Mapping[str, Any], state: _State
         if generator["mark"] in (licence.evidence or ""):
             _apply(name, generator["title"], generator, state, key)
             state.name(generator["name_prefix"], generator["title"], name)
+            state.carry |= set(generator["carry"])
+            state.notices |= {generator["notice"]} - {None}
 
 
 def _apply(name: str, title: str, entry: Mapping[str, Any], state: _State, key: str | None = None) -> None:
@@ -134,6 +145,19 @@ def _apply(name: str, title: str, entry: Mapping[str, Any], state: _State, key: 
     state.commercial &= entry["use"] == "commercial"
     if entry["conflict"]:
         state.conflict(f"{key or title}:{name}", f"{name}: {title}: {entry['conflict']}")
+
+
+def carried_texts(found: Review) -> dict[str, str]:
+    """Name -> text of what has to go along; raises `PublishError` naming what is not in fusion/publish/licences/."""
+    folder = resources.files("fusion.publish").joinpath("licences")
+    missing = [name for name in found.carry if not folder.joinpath(name).is_file()]
+    if missing:
+        titles = ", ".join(entry["title"] for entry in _facts("terms.yaml")["generators"].values() if entry["carry"])
+        raise PublishError(
+            f"{titles}: its texts must accompany weights that were trained on what the model wrote: save them as "
+            + ", ".join(f"fusion/publish/licences/{name}" for name in missing)
+        )
+    return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in found.carry}
 
 
 def _facts(name: str) -> dict[str, Any]:

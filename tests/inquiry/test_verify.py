@@ -109,6 +109,7 @@ def test_a_signature_covers_every_file_and_belongs_to_a_key(package: Path, tmp_p
     done = CliRunner().invoke(app, ["sign", str(package), str(out), "--key", str(private)])
     assert done.exit_code == 0, done.output
     assert sha256_path(package) == before, "an output of DVC was touched"
+    assert json.loads((out / "mlbom.cdx.json").read_text())["metadata"]["component"]["name"] == "signed"
     moved = shutil.copytree(out, tmp_path / "elsewhere/by another name")
     assert set(states(moved, public).values()) == {"passed"}
     assert states(moved, other)["signature"] == "FAILED"

@@ -196,11 +196,16 @@ def test_the_pipeline_answers(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "imports",
-    ["import fusion; import fusion.model.template; import transformers", "import transformers; import fusion"],
+    [
+        "import fusion; import fusion.model.template; import transformers",
+        "import transformers; import fusion",
+        "import fusion.model.checkpoints; import transformers",
+    ],
 )
 def test_importing_fusion_is_enough(imports: str, tmp_path: Path) -> None:
     model, processor = shared("phi_3")
     save_checkpoint(model, processor, tmp_path / "model")
-    code = f"{imports}; print(type(transformers.AutoProcessor.from_pretrained('model')).__name__)"
+    model_is_known = "transformers.AutoModelForImageTextToText.from_pretrained('model')"
+    code = f"{imports}; {model_is_known}; print(type(transformers.AutoProcessor.from_pretrained('model')).__name__)"
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "FusionProcessor", result.stderr

@@ -198,7 +198,8 @@ def write_dataset(root: Path, dataset: str, samples: int, scale: int) -> None:
         sources[source] = {**counts, "reasons": rejected}
     folder = root / f"data/manifests/{dataset}"
     folder.mkdir(parents=True)
-    pl.DataFrame({"sample_id": ids}).write_parquet(folder / "manifest.parquet")
+    shards = [f"data/shards/{name.rpartition('/')[0]}/000000.tar" for name in ids]
+    pl.DataFrame({"sample_id": ids, "shard": shards}).write_parquet(folder / "manifest.parquet")
     columns = dict.fromkeys(("sample_id", "source", "block", "reason", "evidence"), pl.String)
     pl.DataFrame(ledger, schema=columns, orient="row").write_parquet(folder / "ledger.parquet")
     total = {key: sum(source[key] for source in sources.values()) for key in ("ingested", "kept", "rejected")}
@@ -208,7 +209,7 @@ def write_dataset(root: Path, dataset: str, samples: int, scale: int) -> None:
         dropped = scale * sum(entry[2] == block for entry in ledger)
         blocks.append({"block": block, "in": left, "dropped": dropped, "reasons": {}})
         left -= dropped
-    summary = {**total, "sources": sources, "blocks": blocks, "categories": {}, "tokens": {}}
+    summary = {**total, "draws": total["kept"], "sources": sources, "blocks": blocks, "categories": {}, "tokens": {}}
     (folder / "summary.json").write_text(json.dumps(summary))
 
 

@@ -10,7 +10,7 @@ from fusion.model.checkpoints import build_from_base, save_checkpoint
 SPECIALS = ("<unk>", "<s>", "</s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
-def write_checkpoint(folder: Path) -> None:
+def write_checkpoint(folder: Path, seed: int = 1) -> None:
     """A real checkpoint with random weights, a few hundred kilobytes."""
     words = [
         "what",
@@ -43,5 +43,5 @@ def write_checkpoint(folder: Path) -> None:
         hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=16
     )
     options = {"query_len": [4], "num_latents": 4, "window_size": 1, "num_of_vision_sampler_layers": 1}
-    model, processor = build_from_base(language, vision, tokenizer, template="phi_3", seed=1, **options)
+    model, processor = build_from_base(language, vision, tokenizer, template="phi_3", seed=seed, **options)
     save_checkpoint(model, processor, folder)

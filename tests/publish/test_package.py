@@ -69,10 +69,14 @@ def test_the_usage_code_of_the_card_runs(run, capsys):
     settings, catalog, root = run
     build_package(settings, catalog, "tiny", root)
     (root / "PICTURE").write_bytes(picture(random.Random(1))[0])
-    (code,) = re.findall(r"```python\n(.*?)```", (root / "packages/tiny/README.md").read_text(), re.DOTALL)
-    capsys.readouterr()
-    exec(code.replace('"FOLDER"', '"packages/tiny"'), {})
-    assert capsys.readouterr().out.endswith("\n")
+    codes = re.findall(r"```python\n(.*?)```", (root / "packages/tiny/README.md").read_text(), re.DOTALL)
+    assert len(codes) == 2, "through this project's own functions, and through Transformers"
+    said = []
+    for code in codes:
+        capsys.readouterr()
+        exec(code.replace('"FOLDER"', '"packages/tiny"'), {})
+        said.append(capsys.readouterr().out.strip())
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,186 @@
+"""A small project in git whose variant `tiny` is ready to be published: three checkpoints, scores, package, records.
+
+It is the finished run of tests/publish with all training stages, a catalog on disk, and a commit.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fusion.data.catalog import Catalog, load_catalog
+from fusion.lineage.record import record_stage
+from fusion.publish.package import build_package
+from fusion.release.publish import Target, publish_variant
+from fusion.settings import Settings, load_settings
+from tests.publish.finished_run import SOURCES, write_columns, write_dataset, write_evaluation, write_training
+from tests.publish.small_checkpoint import write_checkpoint
+
+HERE = Path(__file__).parents[2]
+DVC_YAML = """
+stages:
+  curate:
+    matrix: {dataset: [tiny-stage1, tiny-stage1_5, tiny-stage2]}
+    cmd: fusion curate ${item.dataset}
+    deps: [code.py]
+    outs: ["data/manifests/${item.dataset}"]
+  train_stage1:
+    matrix: {variant: [tiny]}
+    cmd: fusion train ${item.variant} stage1
+    deps: [data/manifests/tiny-stage1]
+    outs: ["checkpoints/${item.variant}/stage1"]
+  train_stage1_5:
+    matrix: {variant: [tiny]}
+    cmd: fusion train ${item.variant} stage1_5
+    deps: ["checkpoints/${item.variant}/stage1", data/manifests/tiny-stage1_5]
+    outs: ["checkpoints/${item.variant}/stage1_5"]
+  train_stage2:
+    matrix: {variant: [tiny]}
+    cmd: fusion train ${item.variant} stage2
+    deps: ["checkpoints/${item.variant}/stage1_5", data/manifests/tiny-stage2]
+    outs: ["checkpoints/${item.variant}/stage2"]
+  evaluate:
+    matrix: {variant: [tiny]}
+    cmd: fusion evaluate ${item.variant}
+    deps: ["checkpoints/${item.variant}/stage2"]
+    outs: ["results/${item.variant}/evaluation"]
+  package:
+    matrix: {variant: [tiny]}
+    cmd: fusion package ${item.variant}
+    deps: ["checkpoints/${item.variant}/stage2", "results/${item.variant}/evaluation", data/manifests/tiny-stage2]
+    outs: ["packages/${item.variant}"]
+"""
+TRAINED = {"stage1": 1, "stage1_5": 2, "stage2": 3}
+
+
+class PublishedProject:
+    """A checkout of it in `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def build(self) -> "PublishedProject":
+        """Writes everything and commits it."""
+        self.root.mkdir(parents=True)
+        self.git("init", "-q", "--initial-branch", "main")
+        self.git("config", "user.name", "Test")
+        self.git("config", "user.email", "test@example.org")
+        before = Path.cwd()
+        os.chdir(self.root)
+        try:
+            _write()
+            self.commit()
+            _run()
+        finally:
+            os.chdir(before)
+        self.commit()
+        return self
+
+    def git(self, *arguments: str) -> str:
+        run = subprocess.run(("git", *arguments), cwd=self.root, check=True, capture_output=True, text=True)
+        return run.stdout.strip()
+
+    def commit(self) -> str:
+        """Commits everything; the commit."""
+        self.git("add", "--all")
+        self.git("commit", "-q", "--allow-empty", "-m", "as it is")
+        return self.git("rev-parse", "HEAD")
+
+    def inputs(self) -> tuple[Settings, Catalog]:
+        """params.yaml and the catalog as they are now."""
+        return load_settings(self.root / "params.yaml"), load_catalog(self.root / "data/catalog")
+
+    def set(self, key: str, value: Any) -> None:
+        """Another value in params.yaml, by its dotted path; to be committed."""
+        path = self.root / "params.yaml"
+        document = yaml.safe_load(path.read_text())
+        *folders, last = key.split(".")
+        place = document
+        for name in folders:
+            place = place[name]
+        place[last] = value
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def publish(
+        self, folder: str = "published", *, key: Path | None = None, hub: bool = False, push: bool = False
+    ) -> list[str]:
+        """Publishes `tiny` in this process; the lines that are told, and the release's name."""
+        lines: list[str] = []
+        target = Target(Path(folder), hub=hub or push, push=push)
+        release = publish_variant(
+            *self.inputs(), "tiny", target, lambda step, what: lines.append(f"{step} {what}"), key, self.root
+        )
+        return [*lines, release]
+
+    def fusion(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """The command `fusion` of the code under test, started."""
+        variables = {**os.environ, "PYTHONPATH": str(HERE), "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1", **environment}
+        return subprocess.Popen(
+            [sys.executable, "-m", "fusion.cli", *arguments], cwd=self.root, env=variables, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def copy(self, root: Path) -> "PublishedProject":
+        """The same elsewhere."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return PublishedProject(root)
+
+
+def _write() -> None:
+    root = Path(".")
+    # Its benchmarks have fewer questions than those of the project.
+    params = (HERE / "params.yaml").read_text()
+    for chosen in ("{questions: 2000}", "{questions: 1500}"):
+        params = params.replace(chosen, "{questions: null}")
+    (root / "params.yaml").write_text(params)
+    shutil.copytree(HERE / "data/catalog", "data/catalog")
+    shutil.copytree(HERE / "data/tokenizers", "data/tokenizers")
+    _small_catalog(root / "data/catalog/tiny.yaml")
+    (root / "LICENSE").write_text("the licence of the project\n")
+    (root / "dvc.yaml").write_text(DVC_YAML)
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    (root / "code.py").write_text("# code\n")
+    (root / ".dvc").mkdir()
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    (root / ".dvc/.gitignore").write_text("/tmp\n/cache\n")
+    ignored = [f"/data/{name}/" for name in ("shards", "index", "manifests", "benchmarks")]
+    ignored += ["/checkpoints/", "/results/", "/packages/", "/published/", "/runs/", "/scratch/"]
+    (root / ".gitignore").write_text("\n".join(ignored) + "\n")
+
+
+def _run() -> None:
+    root = Path(".")
+    settings, catalog = load_settings(root / "params.yaml"), load_catalog(root / "data/catalog")
+    write_training(root, settings, steps=40)
+    for dataset in SOURCES:
+        with record_stage(f"curate@{dataset}", root):
+            write_dataset(root, dataset, 12, 1)
+    for stage, seed in TRAINED.items():
+        with record_stage(f"train_{stage}@tiny", root):
+            write_checkpoint(root / f"checkpoints/tiny/{stage}", seed)
+    with record_stage("evaluate@tiny", root):
+        write_evaluation(root, 40)
+        write_columns(root, settings)
+    with record_stage("package@tiny", root):
+        build_package(settings, catalog, "tiny", root)
+
+
+def _small_catalog(path: Path) -> None:
+    """The data sets of the finished run, as the catalog writes them."""
+    document = yaml.safe_load(path.read_text())
+    origin = {"kind": "scenes", "pictures": 12, "seed": 1, "categories": ["colour"], "forms": ["short_caption"]}
+    for dataset, sources in SOURCES.items():
+        entry = document["datasets"][dataset]
+        entry.pop("expect", None)
+        entry["sources"] = {
+            name: {
+                "origin": origin, "sampling": "all", "category": category, "profile": profile,
+                "licence": {"declared": licence or "CC-BY-4.0", "verified": licence},
+            }
+            for name, (category, profile, licence) in sources.items()
+        }  # fmt: skip
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
