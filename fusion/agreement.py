@@ -19,7 +19,7 @@ from fusion.zoo.entries import load_zoo
 def check_agreement(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
     """Raises `SettingsError` with one line, naming file and key, for each value that does not fit."""
     lines = [*_roots(settings, catalog), *_sources(settings, catalog), *_benchmarks(catalog)]
-    lines += [f"params.yaml: {line}" for line in _zoo(settings)]
+    lines += [f"params.yaml: {line}" for line in (*_zoo(settings), *_checkup(settings, catalog))]
     for name, variant in settings.variants.items():
         key = f"params.yaml: variants.{name}"
         lines += [f"{key}.{line}" for line in _variant(variant, catalog, root)]
@@ -98,6 +98,13 @@ def _zoo(settings: Settings) -> Iterator[str]:
     for key, name in used:
         if name not in columns:
             yield f"{key}: the zoo has no column `{name}`{did_you_mean(name, columns)}"
+
+
+def _checkup(settings: Settings, catalog: Catalog) -> Iterator[str]:
+    use = settings.tracking.checkup
+    if use is not None and use.benchmark not in catalog.benchmarks:
+        told = did_you_mean(use.benchmark, catalog.benchmarks)
+        yield f"tracking.checkup.benchmark: no such benchmark `{use.benchmark}`{told}"
 
 
 def _variant(variant: Variant, catalog: Catalog, root: Path) -> Iterator[str]:

@@ -35,6 +35,20 @@ class VariantEvaluation(Section):
     gate: VariantGate
 
 
+class Checkup(Section):
+    """A benchmark that is asked while training goes on, every so many steps, by a process of its own.
+
+    `questions`: a seeded choice of so many, null = all. `device`: of that process; a GPU needs room for the weights.
+    `last_wait_seconds`: how long the end of a stage waits for an answer that is still out.
+    """
+
+    benchmark: str
+    questions: PositiveInt | None
+    every_steps: PositiveInt
+    device: str = Field(pattern=r"^(cpu|cuda(:\d+)?)$")
+    last_wait_seconds: float = Field(ge=0, le=600)
+
+
 class JudgeSettings(Section):
     """A judge's address in OpenAI's protocol (up to /v1); null = none. `wait_seconds` doubles from try to try."""
 

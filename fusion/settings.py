@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from fusion.contradictions import contradictions
 from fusion.documents import did_you_mean, dotted, faults, read_yaml
 from fusion.errors import FusionError
-from fusion.evaluation_settings import Evaluation, VariantEvaluation
+from fusion.evaluation_settings import Checkup, Evaluation, VariantEvaluation
 from fusion.publish_settings import Publish
 from fusion.section import PositiveInt, Section, Share
 
@@ -159,6 +159,7 @@ class Tracking(Section):
     trackers: list[Literal["tensorboard", "wandb", "trackio"]]
     project: str = Field(min_length=1)
     every_steps: PositiveInt
+    checkup: Checkup | None
 
 
 class StageSettings(Section):

@@ -32,6 +32,7 @@ NO_PARAMS = {
     "tracking.trackers": "where training is followed",
     "tracking.project": "the same",
     "tracking.every_steps": "how often something is told",
+    "tracking.checkup": "a benchmark that is told while training goes on",
     "data.save_seconds": "how often unfinished work is saved",
     "data.workers": "how many processes share the work; the result is the same",
     "data.runner": "where they run",

@@ -1,5 +1,6 @@
 """The report: one HTML page that opens offline, with everything inside - style, charts and pictures."""
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from fusion.evaluate.verdict import Status
 from fusion.lineage.ancestry import Ancestry, ancestry_of
 from fusion.lineage.environment import git_state, hardware
 from fusion.lineage.times import StageTime, stage_times
+from fusion.publish.beside_zoo import beside_zoo
 from fusion.publish.charts import Line, line_chart, smooth
 from fusion.publish.curves import all_stages, stage_panels
 from fusion.publish.examples import Reason, Sample, held_out_answers, kept_samples, reasons
@@ -88,6 +90,9 @@ def write_report(settings: Settings, catalog: Catalog, variant: str, root: Path 
         verdicts=[verdict for verdict in judged if verdict.required or verdict.status is not Status.NOT_RUN],
         blocked=[verdict for verdict in judged if verdict.blocks],
         not_run=sum(verdict.status is Status.NOT_RUN for verdict in judged),
+        zoo_rows=beside_zoo(settings, variant, judged, root),
+        reference=settings.variant(variant).evaluation.gate.reference,
+        checkups=[(stage, chart) for stage in facts.stages if (chart := checkup_chart(stage, variant, root))],
         drawn=drawn,
         wrong=wrong,
         benchmark_titles={benchmark.name: benchmark.title for benchmark in facts.benchmarks},
@@ -148,6 +153,30 @@ def loss_chart(stage: StageFacts) -> Markup:
         Line("loss, running mean", "main", smooth(curve["loss"], window)),
     ]
     return line_chart(f"Loss of {stage.title} over its steps", curve["step"], lines, "optimiser step", "loss")
+
+
+def checkup_chart(stage: StageFacts, variant: str, root: Path) -> Markup | None:
+    """What a benchmark gave while the stage went on, by its log; None where none was asked or none has answered."""
+    found = checkups(root / "runs" / variant / f"{stage.name}.jsonl")
+    if not found:
+        return None
+    steps = [float(step) for step in found]
+    lines = [
+        Line(name, kind, [100.0 * facts[name] for facts in found.values()])
+        for name, kind in (("low", "raw"), ("high", "raw"), ("accuracy", "main"))
+    ]
+    asked = next(iter(found.values()))
+    label = f"{asked['benchmark']} over the steps of {stage.title}"
+    return line_chart(label, steps, lines, "optimiser step", f"% right of {asked['questions']}")
+
+
+def checkups(log: Path) -> dict[int, dict[str, Any]]:
+    """Step -> what its checkup gave, in order; of a step that was done again after a kill, what came last."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
+        if '"event": "checkup"' in line and "accuracy" in (facts := json.loads(line)):
+            found[int(facts["step"])] = facts
+    return dict(sorted(found.items()))
 
 
 def times_by_phase(ancestry: Ancestry, root: Path) -> list[Phase]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from fusion.settings import load_settings
+from fusion.train.checkup import check_benchmark
 from fusion.train.errors import WHAT_TO_DO, Preempted, TrainingError
 from fusion.train.parts import Elements
 from fusion.train.recipe import Recipe
@@ -101,6 +102,7 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
         check_memory(recipe, elements)
     check_devices(recipe, ranks)
     check_trackers(recipe)
+    check_benchmark(recipe)
     if recipe.hardware.device == "cpu" and shutil.which("g++") is None:
         raise TrainingError("DeepSpeed compiles its CPU communication at first use and needs g++, which is not on PATH")
 

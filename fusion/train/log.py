@@ -43,6 +43,7 @@ class TrainingLog:
         self._rows = [] if checkpoint is None else _rows_before(checkpoint / CURVE, first_step)
         self._sources = SourceLosses(sources, steps) if checkpoint is None else SourceLosses.load(checkpoint)
         self._lately = SourceSums.none(len(sources))
+        self._found: dict[str, float] = {}
         self._log = recipe.log.open("a" if first_step else "w", encoding="utf-8")
         self._trackers = Trackers(recipe, first_step)
         rate = devices_rate(recipe)
@@ -78,6 +79,15 @@ class TrainingLog:
         if step % self._every == 0 or step == self._steps:
             self._tell(step, values, rates)
 
+    def checkup(self, step: int, facts: dict[str, Any]) -> None:
+        """What a benchmark gave for the weights after `step`, an earlier one, or why it gave nothing.
+
+        Trackers cannot go back to that step: they get it with the numbers that are told next.
+        """
+        self.event("checkup", step=step, **facts)
+        if "accuracy" in facts:
+            self._found |= {f"checkup/{facts['benchmark']}": facts["accuracy"], "checkup/step": float(step)}
+
     def _tell(self, step: int, values: dict[str, float], rates: dict[str, float]) -> None:
         """What is told every few steps: rates, and the loss by source since the last time."""
         means = self._sources.means(self._lately)
@@ -86,7 +96,8 @@ class TrainingLog:
         scalars = {f"training/{name}": values[name] for name in CURVE_COLUMNS[2:]}
         scalars |= {f"speed/{name}": rate for name, rate in rates.items()}
         scalars |= {f"loss_{kind}/{name}": loss for kind, losses in means.items() for name, loss in losses.items()}
-        self._trackers.log(step, scalars)
+        self._trackers.log(step, scalars | self._found)
+        self._found = {}
 
     def save(self, folder: Path) -> None:
         """Writes the curve and the losses by source so far into a folder."""
@@ -100,6 +111,8 @@ class TrainingLog:
 
     def leave(self) -> None:
         """Ends the trackers, at the end of a stage or before: a rank that stops waits for no thread of theirs."""
+        if self._found:  # it came after the last step
+            self._trackers.log(self._steps + 1, self._found)
         self._trackers.close()
 
     def close(self) -> None:

@@ -47,6 +47,13 @@ def join_group(device: str) -> None:
     deepspeed.init_distributed(dist_backend=backend)
 
 
+def on_any_rank(value: bool, device: torch.device) -> bool:
+    """Whether it is true on any rank; the same answer on all of them."""
+    flag = torch.tensor([int(value)], device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
 def _listen(host: str, port: int) -> int:
     """The file descriptor of a listening socket, which the store takes over."""
     listener = socket.create_server((host, port), backlog=128)

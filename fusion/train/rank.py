@@ -17,6 +17,7 @@ from fusion.model.checkpoints import load_checkpoint, save_checkpoint
 from fusion.quiet import quiet_libraries
 from fusion.settings import load_settings
 from fusion.train.batches import RankBatches, unread_samples
+from fusion.train.checkup import Checkups
 from fusion.train.engine import make_engine, set_learning_rates
 from fusion.train.errors import Preempted
 from fusion.train.guards import LossWatch, stop
@@ -24,7 +25,7 @@ from fusion.train.launch import tensor_shapes
 from fusion.train.log import CURVE, TrainingLog
 from fusion.train.metrics import write_metrics
 from fusion.train.parts import Elements
-from fusion.train.processes import join_group
+from fusion.train.processes import join_group, on_any_rank
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.resume import Beginning, find_beginning, load_state
 from fusion.train.room import check_disk, explained
@@ -87,6 +88,7 @@ def run(
         checkpoint = state.folder / state.tag(first) if first else None
         log = TrainingLog(recipe, batches.manifest.sources(), steps, first, checkpoint)
     saver = StateSaver(engine, state, log, beginning.layouts)
+    checkups = Checkups(recipe, engine, log)
     losses_seen = LossWatch(recipe.guards.max_loss_ratio)
     following = batches(first, state.folder)
     for step in range(first, steps):
@@ -104,24 +106,21 @@ def run(
         if log:
             values = {"step": done, "epoch": batches.order.epoch_of(step), **outcome.losses, **rates}
             log.step(values, outcome, batch.samples, batch.tokens)
+        checkups.after(done)
         asked = on_any_rank(stopping.received, engine.device)
         if done < steps and (asked or done % (recipe.settings.save_every_steps or steps) == 0):
             watch.now(f"saving the state after step {done}, or waiting for other ranks in it")
             saver.save(done)
         if asked and done < steps:
+            checkups.end()
             saver.finish()
             raise Preempted(f"asked to stop: the state after step {done} of {steps} is saved")
+    watch.now("waiting for the last checkup, or for rank 0 to do so")
+    checkups.wait(lambda: stopping.received)
     saver.finish()
     if log:
         log.save(state.folder)
         log.close()
-
-
-def on_any_rank(value: bool, device: torch.device) -> bool:
-    """Whether it is true on any rank; the same answer on all of them."""
-    flag = torch.tensor([int(value)], device=device)
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)
 
 
 def finish(
