@@ -48,7 +48,7 @@ def test_checkups_change_no_weight_and_their_scores_are_in_the_log(built: Projec
 
 
 def test_a_broken_model_is_not_packaged_and_the_gate_says_which_column_and_why(built: Project) -> None:
-    """It was trained with a rate at which nothing is learned; the gate's settings are those that the good one passed."""
+    """Trained with a rate at which nothing is learned; the gate has the settings that the good one passed."""
     built.run("fusion", "gate", "micro", "--accept")
     built.set("variants.micro.stages.stage2.learning_rate", 0.9)
     built.set("guards.max_loss_ratio", None)
