@@ -31,7 +31,7 @@ NOT_MADE = {"shard/out-of-memory", "shard/unreadable-image"}
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which all cases were run."""
     folder = tmp_path_factory.mktemp("hostile")
-    command = [sys.executable, "-m", "tests.data.hostile_run", str(folder)]
+    command = [sys.executable, "-B", "-m", "tests.data.hostile_run", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

@@ -132,6 +132,7 @@ def test_a_store_that_fails_is_asked_again_but_not_for_ever(tmp_path: Path) -> N
 
 def _reader(told: Path, address: str, cache: str, seed: int, seconds: float) -> None:
     """Reads in a process of its own, and writes down why it ended."""
+    told.with_name(f"{told.name}-reading").touch()
     try:
         _read_at_random(address, cache, seed, seconds)
     except BaseException:
@@ -151,22 +152,33 @@ def test_processes_share_the_folder_and_may_be_killed(tmp_path: Path) -> None:
     """Readers of one folder get the right bytes within its bound, while others are killed in the middle of writing."""
     (tmp_path / "shard.tar").write_bytes(BYTES)
     address, cache = f"file://{tmp_path}/shard.tar", tmp_path / "cache"
-    context = multiprocessing.get_context("fork")
+    # A clean process forks them: a test process with threads of its own may leave a fork in no state to end well.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+
+    def wait_for(path: Path) -> None:
+        deadline = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < deadline, f"no {path.name}"
+            time.sleep(0.01)
 
     def start(seed: int, seconds: float) -> multiprocessing.Process:
         process = context.Process(target=_reader, args=(tmp_path / f"told-{seed}", address, str(cache), seed, seconds))
         process.start()
         return process  # type: ignore[return-value]
 
-    steady = [start(seed, 2.5) for seed in range(2)]
+    steady = [start(seed, 4.0) for seed in range(2)]
+    wait_for(tmp_path / "told-0-reading")
     for seed in range(15):
         victim = start(100 + seed, 60)
+        wait_for(tmp_path / f"told-{100 + seed}-reading")
         time.sleep(0.05 + 0.01 * (seed % 7))
         os.kill(victim.pid or 0, signal.SIGKILL)
         victim.join()
         assert kept(cache) <= LIMIT + PIECE, "a killed writer leaves one piece that the next one writes over"
     for seed, process in enumerate(steady):
         process.join()
-        assert process.exitcode == 0, (tmp_path / f"told-{seed}").read_text(encoding="utf-8")
+        told = tmp_path / f"told-{seed}"
+        assert process.exitcode == 0, told.read_text(encoding="utf-8") if told.is_file() else "it told nothing"
     _read_at_random(address, str(cache), 7, 0.2)
     assert kept(cache) <= LIMIT
