@@ -2,12 +2,11 @@
 
 import os
 import shlex
-import shutil
-import subprocess
 
 from fusion.documents import did_you_mean
 from fusion.launchers.nodes import LaunchError, Nodes, deepspeed_command, job_variables, programs, torchrun_command
-from fusion.launchers.scripts import job_name, kubernetes_job, slurm_script
+from fusion.launchers.scripts import kubernetes_job, slurm_script
+from fusion.launchers.slurm import submit
 from fusion.settings import Launch
 from fusion.train.launch import LOCAL, Start, launcher_command, rank_environment
 from fusion.train.recipe import Recipe
@@ -60,24 +59,6 @@ def node_command(recipe: Recipe, launch: Launch, launcher: str, node: int) -> li
     if launcher == "torchrun":
         return torchrun_command(recipe, nodes, node, hosts[0], launch.port)
     return deepspeed_command(recipe, nodes, hosts, node, launch.port)
-
-
-def submit(recipe: Recipe, launch: Launch) -> Ending:
-    """Writes the batch script, hands it to SLURM and waits for the job, whose exit code comes back.
-
-    Raises:
-        LaunchError: there is no `sbatch` on this machine.
-    """
-    if shutil.which("sbatch") is None:
-        raise LaunchError(
-            "sbatch is not on PATH: run this on a login node of the cluster, or print the script with "
-            "`--launcher print --as slurm`"
-        )
-    script = recipe.root / "runs" / "launch" / f"{job_name(recipe)}.sh"
-    script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(slurm_script(recipe, launch), encoding="utf-8")
-    command = ["sbatch", "--wait", str(script.relative_to(recipe.root))]
-    return Ending(subprocess.run(command, cwd=recipe.root, check=False).returncode)
 
 
 def printed(recipe: Recipe, launch: Launch, kind: str | None) -> str:

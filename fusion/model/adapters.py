@@ -7,7 +7,7 @@ They exist while a stage is trained: merged, the model has its usual names and s
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -81,8 +81,10 @@ def merge_adapters(model: nn.Module) -> None:
 
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
-            base = layer.get_base_layer()
-            product = layer.lora_B[_NAME].weight.float() @ layer.lora_A[_NAME].weight.float()
+            base, down, up = (
+                cast(nn.Linear, part) for part in (layer.get_base_layer(), layer.lora_A[_NAME], layer.lora_B[_NAME])
+            )
+            product = up.weight.float() @ down.weight.float()
             base.weight.copy_(base.weight.float() + product * layer.scaling[_NAME])
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, base)

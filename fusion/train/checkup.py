@@ -175,7 +175,8 @@ def copied_weights(module: torch.nn.Module, partitioned: bool) -> Weights:
 
     `partitioned`: by ZeRO-3; then all ranks have to call it.
     """
-    keep, found = dist.get_rank() == 0, {}
+    keep = dist.get_rank() == 0
+    found: Weights = {}
     if not keep and not partitioned:
         return found
     with torch.no_grad():

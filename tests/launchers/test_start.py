@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from fusion.cli import app
 from fusion.launchers.nodes import LaunchError, Nodes
 from fusion.launchers.scripts import kubernetes_job, slurm_script
-from fusion.launchers.start import node_command, printed, starter, submit
+from fusion.launchers.slurm import submit
+from fusion.launchers.start import node_command, printed, starter
 from fusion.settings import Launch, load_settings
 from fusion.train.launch import LOCAL
 from tests.train.test_recipe import recipe

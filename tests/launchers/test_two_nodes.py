@@ -1,7 +1,6 @@
 """Two nodes on loopback, a rank each, started in every way: the weights are those of two ranks on one node, bit by bit.
 
-The scheduler is a stand-in of a few lines for `sbatch`, `scontrol` and `srun`, which does what SLURM's manual says of
-them; the script, torchrun, DeepSpeed and the training are the real ones.
+SLURM is a stand-in (`scheduler.py`); the script, torchrun, DeepSpeed and the training are the real ones.
 """
 
 import os
@@ -15,28 +14,11 @@ import pytest
 
 from fusion.hashing import file_sha256
 from tests.e2e.project import Project, copy_project
+from tests.launchers.scheduler import install
 
 pytestmark = pytest.mark.long
 
 WEIGHTS = Path("checkpoints/micro/stage1/model.safetensors")
-SBATCH = """#!/bin/bash
-# sbatch --wait SCRIPT: runs it as the batch step of a job with two nodes.
-[ "$1" = --wait ] || exit 64
-export SLURM_SUBMIT_DIR=$PWD SLURM_JOB_NODELIST='localhost,localhost'
-exec bash "$2"
-"""
-SCONTROL = """#!/bin/bash
-# scontrol show hostnames LIST
-[ "$1 $2" = "show hostnames" ] || exit 64
-tr , '\\n' <<< "$3"
-"""
-SRUN = """#!/bin/bash
-# srun [options] COMMAND: one task a node, which knows the number of its node; one that fails ends the others.
-while [ "${1#--}" != "$1" ]; do shift; done
-SLURM_NODEID=0 "$@" & first=$!
-SLURM_NODEID=1 "$@" & second=$!
-for task in 1 2; do wait -n || { kill $first $second 2>/dev/null; exit 1; }; done
-"""
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +65,15 @@ def test_two_nodes_train_the_same_weights(project: Project, on_one_node: str, la
 
 
 def test_a_slurm_job_trains_the_same_weights(project: Project, on_one_node: str, tmp_path: Path) -> None:
-    for name, text in (("sbatch", SBATCH), ("scontrol", SCONTROL), ("srun", SRUN)):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        (tmp_path / name).chmod(0o755)
-    found = trained(project, [["--launcher", "slurm"]], PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = trained(project, [["--launcher", "slurm"]], **install(tmp_path / "slurm"))
     assert found == on_one_node
     assert (project.root / "runs/launch/fusion-micro-stage1.sh").is_file()
 
 
 def test_a_job_that_fails_fails_the_stage(project: Project, on_one_node: str, tmp_path: Path) -> None:
-    (tmp_path / "sbatch").write_text("#!/bin/bash\nexit 3\n", encoding="utf-8")
-    (tmp_path / "sbatch").chmod(0o755)
+    project.set("launch.setup", ["exit 3"])
     result = project.run(
-        "fusion", "train", "micro", "stage1", "--launcher", "slurm", check=False,
-        PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-    )  # fmt: skip
+        "fusion", "train", "micro", "stage1", "--launcher", "slurm", check=False, **install(tmp_path / "slurm")
+    )
+    project.set("launch.setup", [])
     assert result.returncode == 1 and "ended with exit code 3" in result.stderr

@@ -24,6 +24,9 @@
 {% endfor %}
 set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
+# Who waits for this job reads its exit code here: not every cluster keeps accounts.
+rm -f "runs/launch/$SLURM_JOB_ID.code"
+trap 'echo $? > "runs/launch/$SLURM_JOB_ID.code"' EXIT
 {% for line in launch.setup %}
 {{ line }}
 {% endfor %}
