@@ -1,16 +1,21 @@
 """What lies in the scratch folder: the resumable state of stages that were interrupted, and how to remove it."""
 
+import contextlib
+import os
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 
 from fusion.errors import FusionError
 
 SCRATCH = Path("scratch")
+_OTHERS = {"prefect"}
+"""What is not a stage's: the database of a server that may be running."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ def leftovers(root: Path = Path()) -> list[Leftover]:
     """All folders `scratch/<kind>/<name>`, the largest first. A stage that succeeds removes its own."""
     found = []
     for path in (root / SCRATCH).glob("*/*"):
+        if path.parent.name in _OTHERS:
+            continue
         files = [path, *path.rglob("*")]
         facts = [file.lstat() for file in files]
         size = sum(fact.st_size for file, fact in zip(files, facts, strict=True) if not file.is_dir())
@@ -58,8 +65,10 @@ def clear(name: str, root: Path = Path()) -> str:
     """Removes one of them, or all; says what was removed.
 
     Raises:
-        FusionError: there is none of that name.
+        FusionError: there is none of that name, or a stage is at work in this folder.
     """
+    if working := _at_work(root):
+        raise FusionError(f"a stage is at work here and needs its state: wait for it, or end it first: {working}")
     rows = leftovers(root)
     chosen = rows if name == "all" else [row for row in rows if row.name == name]
     if not chosen and name != "all":
@@ -68,6 +77,18 @@ def clear(name: str, root: Path = Path()) -> str:
     for row in chosen:
         shutil.rmtree(row.path) if row.path.is_dir() and not row.path.is_symlink() else row.path.unlink()
     return f"removed {len(chosen)}, {sum(row.size for row in chosen) / 1e6:.1f} MB"
+
+
+def _at_work(root: Path) -> str | None:
+    """The command of a stage or of its ranks that runs in this folder, with its process's number; None if none does."""
+    for process in psutil.process_iter():
+        # A process may end meanwhile, and others' may not be looked at.
+        with contextlib.suppress(psutil.Error, OSError):
+            words = process.cmdline()
+            stage = "fusion.train" in words or any(Path(word).name == "fusion" for word in words[:2])
+            if stage and process.pid != os.getpid() and Path(process.cwd()) == root.resolve():
+                return f"{' '.join(words)} (process {process.pid})"
+    return None
 
 
 def scratch(

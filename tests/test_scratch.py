@@ -56,3 +56,27 @@ def test_the_command(root: Path) -> None:
     assert "train/tiny-stage1-0123" in shown.stdout
     wrong = subprocess.run([*command, "--clear", "nothing"], cwd=root, capture_output=True, text=True, check=False)
     assert wrong.returncode == 1 and "error: scratch/ has no `nothing`" in wrong.stderr
+
+
+def test_the_database_of_the_server_is_no_state_of_a_stage(root: Path) -> None:
+    database = root / "scratch/prefect/prefect.db"
+    database.parent.mkdir()
+    database.touch()
+    clear("all", root)
+    assert leftovers(root) == [] and database.exists()
+
+
+def test_nothing_is_taken_from_a_stage_at_work(root: Path) -> None:
+    program = root / "bin/fusion"
+    program.parent.mkdir()
+    program.write_text("import time; print('at work', flush=True); time.sleep(60)", encoding="utf-8")
+    command = [sys.executable, str(program), "train", "tiny", "stage1"]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as stage:
+        try:
+            assert stage.stdout is not None and stage.stdout.readline()
+            with pytest.raises(FusionError, match=rf"train tiny stage1 \(process {stage.pid}\)"):
+                clear("all", root)
+        finally:
+            stage.kill()
+    assert len(leftovers(root)) == 2
+    assert "removed 2" in clear("all", root)

@@ -72,20 +72,20 @@ def jobs(folder: Path) -> list[int]:
     return [int(line) for line in listed.read_text(encoding="utf-8").split()] if listed.is_file() else []
 
 
-def submitting(root: Path, setup: list[str], **params: float) -> Ending:
+def submitting(root: Path, setup: list[str], partition: str | None = None, **params: float) -> Ending:
     """Hands stage 1 of micro in; the job runs the lines of `setup` before its own."""
     settings = load_settings(ROOT / "params.yaml")
     made = make_recipe(settings, "micro", "stage1", root)
     made.manifest.parent.mkdir(parents=True, exist_ok=True)
     made.manifest.touch()
     made.parent.mkdir(parents=True, exist_ok=True)
-    changed = made.settings.model_copy(update=params)
-    launch = settings.launch.model_copy(update={"setup": setup})
-    return submit(dataclasses.replace(made, settings=changed), launch, ask=0.1)
+    made = dataclasses.replace(made, settings=made.settings.model_copy(update=params))
+    slurm = settings.launch.slurm.model_copy(update={"partition": partition})
+    return submit(made, settings.launch.model_copy(update={"setup": setup, "slurm": slurm}), ask=0.1)
 
 
-def waiting(said: Path, path: str, root: Path, setup: list[str], params: dict[str, float]) -> None:
+def waiting(said: Path, environment: dict[str, str], root: Path, setup: list[str], params: dict[str, float]) -> None:
     """The same in a process of its own, whose exit code is the job's; what it says goes to a file."""
-    os.environ["PATH"] = path
+    os.environ.update(environment)
     with said.open("w", encoding="utf-8", buffering=1) as sys.stderr:
         sys.exit(submitting(root, setup, **params).code)

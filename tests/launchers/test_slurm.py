@@ -1,10 +1,14 @@
-"""A stage that is a SLURM job: its exit code comes back, a stop reaches it, and no second job writes the same state."""
+"""A stage that is a SLURM job: its exit code comes back, a stop reaches it, and no second job writes the same state.
+
+By a real SLURM where it is installed, and everywhere by the stand-in.
+"""
 
 import multiprocessing
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -12,27 +16,27 @@ import pytest
 
 from fusion.launchers.nodes import LaunchError
 from fusion.train.errors import Preempted
-from tests.launchers import scheduler
+from tests.launchers import scheduler, slurm_cluster
 from tests.launchers.scheduler import install, jobs, submitting
 
-STEPS = "srun bash -c 'trap \"exit 75\" TERM; while :; do sleep 0.05; done'"
+STEPS = "srun bash -c 'trap \"exit 75\" TERM; touch started; while :; do sleep 0.05; done'"
 """A job whose ranks work until they are told to stop, and save then."""
 
 
 class Cluster:
-    """The stand-in, a project's folder, and the processes that wait there for their jobs."""
+    """A real SLURM or the stand-in, a project's folder, and the processes that wait there for their jobs."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.root = folder / "slurm", folder / "project"
+    def __init__(self, folder: Path, environment: dict[str, str], real: bool) -> None:
+        self.folder, self.root, self.environment, self.real = folder / "slurm", folder / "project", environment, real
         self.root.mkdir()
-        self.path = install(self.folder)["PATH"]
         self.waiting: list[BaseProcess] = []
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([scheduler.__name__])
 
     def start(self, setup: str, **params: float) -> BaseProcess:
         process = self._context.Process(
-            target=scheduler.waiting, args=(self.said(len(self.waiting)), self.path, self.root, [setup], params)
+            target=scheduler.waiting,
+            args=(self.said(len(self.waiting)), self.environment, self.root, [setup], params),
         )
         process.start()
         self.waiting.append(process)
@@ -42,15 +46,37 @@ class Cluster:
         """What a process has said on stderr."""
         return self.root / f"said-{number}.txt"
 
-    def running(self) -> list[int]:
-        return [job for job in jobs(self.folder) if alive(job)]
+    def handed_in(self) -> int:
+        """How many jobs there have been."""
+        return sum(path.read_text(encoding="utf-8").count("was handed in") for path in self.root.glob("said-*.txt"))
+
+    def running(self) -> list[str]:
+        """Jobs that wait or run."""
+        if not self.real:
+            return [str(job) for job in jobs(self.folder) if alive(job)]
+        return self.call("squeue", "--noheader", "--format=%i").split()
+
+    def started(self) -> bool:
+        """Whether the ranks of STEPS are at work."""
+        return (self.root / "started").exists()
+
+    def close(self) -> None:
+        """No job gets a node any more."""
+        if self.real:
+            self.call("scontrol", "update", f"nodename={','.join(slurm_cluster.NODES)}", "state=drain", "reason=test")
+        else:
+            (self.folder / "state/nodes").unlink()
+
+    def call(self, *command: str) -> str:
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
     def end(self) -> None:
         for process in self.waiting:
             process.kill()
             process.join()
         for job in self.running():
-            subprocess.run([self.folder / "scancel", str(job)], check=False, capture_output=True)
+            self.call("scancel", job)
 
 
 def alive(process: int) -> bool:
@@ -73,32 +99,44 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    yield made
-    made.end()
+@pytest.fixture(params=["stand-in", "real"])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    with ExitStack() as stack:
+        if real := request.param == "real":
+            if lacking := slurm_cluster.missing():
+                pytest.skip(f"a real SLURM is needed: {lacking}")
+            environment = stack.enter_context(slurm_cluster.running(tmp_path / "slurm"))
+        else:
+            environment = install(tmp_path / "slurm")
+        made = Cluster(tmp_path, environment, real)
+        stack.callback(made.end)
+        yield made
+
+
+def found(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its programs, by this process."""
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_the_exit_code_comes_back(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    monkeypatch.setenv("PATH", cluster.path)
+    found(cluster, monkeypatch)
     assert submitting(cluster.root, [f"exit {code}"]) == (code, 0)
-    assert [path.name for path in (cluster.root / "runs/launch").iterdir()] == ["fusion-micro-stage1.sh"], (
-        "notes are gone"
-    )
+    left = {path.suffix for path in (cluster.root / "runs/launch").iterdir()}
+    assert left <= {".sh", ".log"}, "its notes are gone"
 
 
 def test_a_stop_reaches_the_ranks_and_is_waited_for(cluster: Cluster) -> None:
     process = cluster.start(STEPS)
-    until(lambda: list(cluster.folder.glob("state/*.steps")))
+    until(cluster.started)
     process.terminate()
     assert ended(process) == Preempted.exit_code
     assert not cluster.running()
 
 
 def test_a_stop_cancels_a_job_that_waits_for_nodes(cluster: Cluster) -> None:
-    (cluster.folder / "state/nodes").unlink()
+    cluster.close()
     process = cluster.start(STEPS)
     until(cluster.running)
     process.terminate()
@@ -107,13 +145,13 @@ def test_a_stop_cancels_a_job_that_waits_for_nodes(cluster: Cluster) -> None:
 
 
 def test_a_second_stop_cancels_the_job(cluster: Cluster) -> None:
-    process = cluster.start("srun bash -c 'trap \"\" TERM; while :; do sleep 0.05; done'")
-    until(lambda: list(cluster.folder.glob("state/*.steps")))
+    process = cluster.start("srun bash -c 'trap \"\" TERM; touch started; while :; do sleep 0.05; done'")
+    until(cluster.started)
     process.terminate()
     time.sleep(0.5)
     assert cluster.running()
     process.terminate()
-    assert ended(process) == 1
+    assert ended(process) not in (0, None)
     until(lambda: not cluster.running())
 
 
@@ -126,26 +164,30 @@ def test_a_start_waits_for_the_job_that_a_killed_one_left(cluster: Cluster, tmp_
     killed.join()
     second = cluster.start(line)
     time.sleep(1)
-    assert second.is_alive() and len(jobs(cluster.folder)) == 1
+    assert second.is_alive() and cluster.handed_in() == 1
     (tmp_path / "done").touch()
     assert ended(second) == 0
     assert "of an earlier start is still there, and is waited for" in cluster.said(1).read_text(encoding="utf-8")
-    assert len(jobs(cluster.folder)) == 1
+    assert cluster.handed_in() == 1
 
 
 def test_a_job_with_another_recipe_ends_before_the_next_is_handed_in(cluster: Cluster) -> None:
     killed = cluster.start(STEPS)
-    until(lambda: list(cluster.folder.glob("state/*.steps")))
+    until(cluster.started)
     until(lambda: list(cluster.root.glob("runs/launch/*.job")))
     killed.kill()
     killed.join()
     (first,) = cluster.running()
-    second = cluster.start(f"if kill -0 {first}; then exit 9; fi; exit 4", learning_rate=0.5)
+    second = cluster.start("exit 4", learning_rate=0.5)
+    until(lambda: cluster.handed_in() == 2)
+    assert first not in cluster.running()
     assert ended(second) == 4 and "with another recipe" in cluster.said(1).read_text(encoding="utf-8")
-    assert len(jobs(cluster.folder)) == 2
+    assert cluster.handed_in() == 2
 
 
 def test_a_controller_that_is_down_is_no_end(cluster: Cluster) -> None:
+    if cluster.real:
+        pytest.skip("what a controller that is down says was taken from a real one")
     process = cluster.start("sleep 0.5; exit 0")
     until(cluster.running)
     (cluster.folder / "state/down").touch()
@@ -157,7 +199,8 @@ def test_a_controller_that_is_down_is_no_end(cluster: Cluster) -> None:
 
 
 def test_a_refused_job_says_why(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", cluster.path)
-    (cluster.folder / "sbatch").write_text("#!/bin/bash\necho 'no such partition' >&2; exit 1\n", encoding="utf-8")
-    with pytest.raises(LaunchError, match="no such partition"):
-        submitting(cluster.root, [])
+    found(cluster, monkeypatch)
+    if not cluster.real:
+        (cluster.folder / "sbatch").write_text("#!/bin/bash\necho 'invalid partition' >&2; exit 1\n", encoding="utf-8")
+    with pytest.raises(LaunchError, match=r"sbatch refused .*invalid partition"):
+        submitting(cluster.root, [], partition="none")

@@ -1,6 +1,6 @@
 """Two nodes on loopback, a rank each, started in every way: the weights are those of two ranks on one node, bit by bit.
 
-SLURM is a stand-in (`scheduler.py`); the script, torchrun, DeepSpeed and the training are the real ones.
+SLURM is a real one where it is installed, and a stand-in (`scheduler.py`) everywhere.
 """
 
 import os
@@ -14,6 +14,7 @@ import pytest
 
 from fusion.hashing import file_sha256
 from tests.e2e.project import Project, copy_project
+from tests.launchers import slurm_cluster
 from tests.launchers.scheduler import install
 
 pytestmark = pytest.mark.long
@@ -64,10 +65,16 @@ def test_two_nodes_train_the_same_weights(project: Project, on_one_node: str, la
     assert trained(project, nodes) == on_one_node
 
 
-def test_a_slurm_job_trains_the_same_weights(project: Project, on_one_node: str, tmp_path: Path) -> None:
+def test_a_job_of_the_stand_in_trains_the_same_weights(project: Project, on_one_node: str, tmp_path: Path) -> None:
     found = trained(project, [["--launcher", "slurm"]], **install(tmp_path / "slurm"))
     assert found == on_one_node
     assert (project.root / "runs/launch/fusion-micro-stage1.sh").is_file()
+
+
+@pytest.mark.skipif(slurm_cluster.missing() is not None, reason=f"a real SLURM is needed: {slurm_cluster.missing()}")
+def test_a_slurm_job_trains_the_same_weights(project: Project, on_one_node: str, tmp_path: Path) -> None:
+    with slurm_cluster.running(tmp_path / "slurm") as environment:
+        assert trained(project, [["--launcher", "slurm"]], **environment) == on_one_node
 
 
 def test_a_job_that_fails_fails_the_stage(project: Project, on_one_node: str, tmp_path: Path) -> None:

@@ -51,7 +51,11 @@ def serve(folder: Path) -> Iterator[Server]:
         port = listener.getsockname()[1]
     program = rclone()
     assert program is not None
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}", str(folder)]
+    command = [
+        program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}",
+        "--dir-cache-time", "0s",  # tests remove objects behind its back
+        str(folder),
+    ]  # fmt: skip
     home = {**os.environ, "RCLONE_CONFIG": os.devnull}
     process = subprocess.Popen(command, env=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:

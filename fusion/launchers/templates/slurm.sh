@@ -27,6 +27,7 @@ cd "$SLURM_SUBMIT_DIR"
 # Who waits for this job reads its exit code here: not every cluster keeps accounts.
 rm -f "runs/launch/$SLURM_JOB_ID.code"
 trap 'echo $? > "runs/launch/$SLURM_JOB_ID.code"' EXIT
+trap 'exit 143' TERM  # a shell that is ended by the signal itself would leave the code of the command before
 {% for line in launch.setup %}
 {{ line }}
 {% endfor %}
