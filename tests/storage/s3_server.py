@@ -53,7 +53,7 @@ def serve(folder: Path) -> Iterator[Server]:
     assert program is not None
     command = [
         program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}",
-        "--dir-cache-time", "0s",  # tests remove objects behind its back
+        "--dir-cache-time", "1s",  # tests remove objects behind its back
         str(folder),
     ]  # fmt: skip
     home = {**os.environ, "RCLONE_CONFIG": os.devnull}
