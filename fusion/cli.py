@@ -243,7 +243,7 @@ def train(
     ] = None,
 ) -> None:
     """Train one stage of a variant; started again after a crash, it continues."""
-    from fusion.launchers.start import printed, starter
+    from fusion.launchers.start import printed, start_of
     from fusion.shared_memory import remove_unused_buffers
     from fusion.train.launch import train_stage
     from fusion.train.recipe import make_recipe
@@ -258,7 +258,7 @@ def train(
         return print(tell_step(recipe, what_was_in))
     if launcher == "print":
         return print(printed(recipe, settings.launch, kind), end="")
-    start = starter(settings.launch, launcher, node_rank)
+    start = start_of(recipe, settings.launch, launcher, node_rank)
     remove_unused_buffers()
     try:
         with _recorded():

@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +26,54 @@ ASK_SECONDS = 5.0
 """Between two questions to SLURM's controller, which has other users too."""
 LATE_SECONDS = 60.0
 """How long a file that a node has written may take to be seen here: shared file systems keep what they knew a while."""
+_FOLDER = Path("runs/launch")
+
+
+@dataclass
+class _Requests:
+    """Requests to stop that have come, and how to be woken by one."""
+
+    numbers: list[int] = field(default_factory=list)
+    woken: threading.Event = field(default_factory=threading.Event)
+
+    def at_once(self) -> bool:
+        """Ctrl-C a second time. SIGTERM again is what a supervisor does to everything that is left."""
+        return len(self.numbers) > 1 and self.numbers[-1] == signal.SIGINT
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What is written down of a job, before it is handed in.
+
+    Attributes:
+        tag: the job's comment, by which it is found when its number could not be written down any more.
+        recipe: the identity of what it trains.
+        job: its number; None until `sbatch` has said it.
+    """
+
+    tag: str
+    recipe: str
+    job: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "_Note | None":
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".aside")
+        aside.write_text(json.dumps(vars(self)), encoding="utf-8")
+        aside.replace(path)
+
+    def living(self) -> str | None:
+        """The number of the job if it waits or runs."""
+        if self.job is not None:
+            return self.job if _is_there(self.job) else None
+        for line in _squeue("--user", str(os.getuid()), "--format=%i %k").splitlines():
+            job, _, comment = line.strip().partition(" ")
+            if comment.strip() == self.tag:
+                return job
+        return None
 
 
 def submit(recipe: Recipe, launch: Launch, ask: float = ASK_SECONDS) -> Ending:
@@ -31,7 +82,7 @@ def submit(recipe: Recipe, launch: Launch, ask: float = ASK_SECONDS) -> Ending:
     A job of an earlier start of this stage that was left behind is waited for instead, for two jobs would write one
     state: until it ends if it does the same, and before the new one is handed in if its recipe was another one.
 
-    SIGTERM and SIGINT tell the ranks to save and end; a second one cancels the job. `ask`: seconds between two looks.
+    SIGTERM and SIGINT tell the ranks to save and end, a second SIGINT cancels the job. `ask`: seconds between looks.
 
     Raises:
         LaunchError: SLURM's programs are not on this machine, or the job was refused.
@@ -42,78 +93,139 @@ def submit(recipe: Recipe, launch: Launch, ask: float = ASK_SECONDS) -> Ending:
                 f"{program} is not on PATH: run this on a login node of the cluster, or print the script with "
                 "`--launcher print --as slurm`"
             )
-    folder = recipe.root / "runs" / "launch"
+    identity, folder = recipe.identity(), recipe.root / _FOLDER
     note = folder / f"{job_name(recipe)}.job"
     with _stopping() as requests:
-        left = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
-        if left is not None and _is_there(left["id"]):
-            ending = _join(left["id"], left["recipe"] == recipe.identity(), note, requests, ask)
+        left = _Note.read(note)
+        if left is not None and (job := left.living()) is not None:
+            ending = _join(job, left.recipe == identity, note, requests, ask)
             if ending is not None:
                 return ending
         script = folder / f"{job_name(recipe)}.sh"
         folder.mkdir(parents=True, exist_ok=True)
         script.write_text(slurm_script(recipe, launch), encoding="utf-8")
-        job = _hand_in(script, recipe.root)
-        note.write_text(json.dumps({"id": job, "recipe": recipe.identity()}), encoding="utf-8")
+        made = _Note(f"fusion-{uuid.uuid4().hex}", identity)
+        made.write(note)
+        job = _hand_in(script, recipe.root, made.tag)
+        _Note(made.tag, identity, job).write(note)
         _tell(f"job {job} was handed in; its log is {folder / f'{job_name(recipe)}-{job}.log'}")
         return _wait(job, note, requests, ask)
 
 
-def _join(job: str, same: bool, note: Path, requests: list[int], ask: float) -> Ending | None:
+def living_jobs(root: Path) -> dict[str, str]:
+    """Name -> number of the jobs that were handed in from this folder and wait or run.
+
+    Raises:
+        LaunchError: one was handed in, and SLURM cannot be asked for it here.
+    """
+    found = {}
+    for path in sorted((root / _FOLDER).glob("*.job")):
+        note = _Note.read(path)
+        if note is None or _is_our_own(note):
+            continue
+        if shutil.which("squeue") is None:
+            raise LaunchError(
+                f"{path} tells of a job that may still be at work, and squeue is not on PATH to ask for it: run this "
+                "on a login node of the cluster, or remove that file when the job has ended"
+            )
+        if (job := note.living()) is not None:
+            found[path.stem] = job
+    return found
+
+
+def _is_our_own(note: _Note) -> bool:
+    """Whether this process is part of that job, whose number may not be written down yet."""
+    own = os.environ.get("SLURM_JOB_ID")
+    return own is not None and note.job in (own, None)
+
+
+def check_no_job(recipe: Recipe) -> None:
+    """Raises `LaunchError` if a job trains this stage: ranks that are started another way would write its state too."""
+    if job := living_jobs(recipe.root).get(job_name(recipe)):
+        raise LaunchError(
+            f"job {job} trains {recipe.stage} of {recipe.variant} and writes the same state: wait for it with "
+            f"`--launcher slurm`, or end it with `scancel --signal=TERM {job}`"
+        )
+
+
+def _join(job: str, same: bool, note: Path, requests: _Requests, ask: float) -> Ending | None:
     """Waits for what an earlier start left behind; None if the stage has to be handed in after it."""
     if same:
         _tell(f"job {job} of an earlier start is still there, and is waited for")
         ending = _wait(job, note, requests, ask)
-        return ending if requests or not ending.code else None
+        return ending if requests.numbers or not ending.code else None
     _tell(f"job {job} of an earlier start is still there with another recipe: it is ended before this one is handed in")
-    _ask_to_stop(job, at_once=False)
-    ending = _wait(job, note, requests, ask)
-    return ending if requests else None
+    ending = _wait(job, note, requests, ask, stop=True)
+    return ending if requests.numbers else None
 
 
-def _hand_in(script: Path, root: Path) -> str:
+def _hand_in(script: Path, root: Path, tag: str) -> str:
+    # A session of its own: Ctrl-C in a terminal would end it when the job may be in already.
     done = subprocess.run(
-        ["sbatch", "--parsable", str(script.relative_to(root))], cwd=root, capture_output=True, text=True, check=False
+        ["sbatch", "--parsable", "--comment", tag, str(script.relative_to(root))],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
     )
     if done.returncode:
         raise LaunchError(f"sbatch refused {script}: {done.stderr.strip() or f'exit code {done.returncode}'}")
     return done.stdout.strip().split(";")[0]  # after it comes the cluster's name, where there are several
 
 
+def _squeue(*words: str) -> str:
+    """What SLURM tells of jobs; a controller that does not answer is asked until it does."""
+    told = False
+    while True:
+        done = subprocess.run(["squeue", "--noheader", *words], capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return done.stdout
+        if "Invalid job id" in done.stderr:
+            return ""
+        if not told:
+            _tell(f"squeue: {done.stderr.strip()}; it is asked again until it answers")
+        told = True
+        time.sleep(1.0)
+
+
 def _is_there(job: str) -> bool:
-    """Whether a job waits or runs; a controller that does not answer is no sign of its end."""
-    done = subprocess.run(
-        ["squeue", "--noheader", "--format=%T", "--jobs", job], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        return "Invalid job id" not in done.stderr
-    return bool(done.stdout.strip())
+    """Whether a job waits or runs."""
+    return bool(_squeue("--format=%T", "--jobs", job).strip())
 
 
-def _wait(job: str, note: Path, requests: Sequence[int], ask: float) -> Ending:
-    handed_on = 0
+def _wait(job: str, note: Path, requests: _Requests, ask: float, stop: bool = False) -> Ending:
+    told = False
     while _is_there(job):
-        for number in range(handed_on, len(requests)):
-            _ask_to_stop(job, at_once=number > 0)
-        handed_on = len(requests)
-        time.sleep(ask)
+        if requests.at_once():
+            _scancel(job)
+        elif (stop or requests.numbers) and not told:
+            told = _ask_to_stop(job)
+        requests.woken.wait(ask)
+        requests.woken.clear()
     left = note.with_name(f"{job}.code")  # by the job's script
-    code = _code(left, LATE_SECONDS if not requests else 2 * ask)
+    code = _code(left, 2 * ask if stop or requests.numbers else LATE_SECONDS)
     left.unlink(missing_ok=True)
     note.unlink(missing_ok=True)
     if code is None:
         _tell(f"job {job} is gone and left no exit code: it was cancelled, or its node failed; its log says more")
         code = 1
-    return Ending(code, len(requests))
+    return Ending(code, len(requests.numbers))
 
 
-def _ask_to_stop(job: str, at_once: bool) -> None:
-    """The ranks finish their step and save, in their own time; a job that still waits for nodes is cancelled."""
-    commands = [["scancel", job]]
-    if not at_once:
-        commands = [["scancel", "--state=PENDING", job], ["scancel", "--signal=TERM", job]]
-    for command in commands:
-        subprocess.run(command, capture_output=True, check=False)  # of a job that has just ended it complains
+def _ask_to_stop(job: str) -> bool:
+    """Tells the ranks to finish their step and save, in their own time. Whether that has arrived.
+
+    A job that has no ranks yet has nothing to save: it is cancelled.
+    """
+    steps = [line.split(".")[-1] for line in _squeue("--steps", "--format=%i", "--jobs", job).split()]
+    if any(step.isdigit() for step in steps):
+        return _scancel("--signal=TERM", job)
+    return _scancel(job)
+
+
+def _scancel(*words: str) -> bool:
+    return subprocess.run(["scancel", *words], capture_output=True, check=False).returncode == 0
 
 
 def _code(path: Path, patience: float) -> int | None:
@@ -127,15 +239,16 @@ def _code(path: Path, patience: float) -> int | None:
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """Requests to stop that have come, in a list that grows."""
-    received: list[int] = []
+def _stopping() -> Iterator[_Requests]:
+    """Requests to stop that come while the block runs."""
+    received = _Requests()
     if threading.current_thread() is not threading.main_thread():  # signals are somebody else's
         yield received
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+        received.numbers.append(number)
+        received.woken.set()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -6,7 +6,7 @@ import shlex
 from fusion.documents import did_you_mean
 from fusion.launchers.nodes import LaunchError, Nodes, deepspeed_command, job_variables, programs, torchrun_command
 from fusion.launchers.scripts import kubernetes_job, slurm_script
-from fusion.launchers.slurm import submit
+from fusion.launchers.slurm import check_no_job, submit
 from fusion.settings import Launch
 from fusion.train.launch import LOCAL, Start, launcher_command, rank_environment
 from fusion.train.recipe import Recipe
@@ -42,6 +42,13 @@ def starter(launch: Launch, launcher: str | None, node: int | None) -> Start:
         lambda recipe: start_node(recipe, launch, chosen, node or 0),
         lambda recipe: Nodes.of(recipe, launch).ranks,
     )
+
+
+def start_of(recipe: Recipe, launch: Launch, launcher: str | None, node: int | None) -> Start:
+    """`starter` of a stage; raises `LaunchError` as well if a job is at work on it: only SLURM's way waits."""
+    if (launcher or launch.launcher) != "slurm":
+        check_no_job(recipe)
+    return starter(launch, launcher, node)
 
 
 def start_node(recipe: Recipe, launch: Launch, launcher: str, node: int) -> Ending:

@@ -15,26 +15,36 @@ from fusion.train.running import Ending
 
 ROOT = Path(__file__).parents[2]
 _PROGRAMS = {
-    # sbatch --parsable SCRIPT: starts it as the batch step of a job with two nodes, and prints its id.
+    # sbatch --parsable --comment TAG SCRIPT: starts it as the batch step of a job with two nodes, and prints its id.
     "sbatch": """
-[ "$1" = --parsable ] || exit 64
+[ "$1 $2" = "--parsable --comment" ] || exit 64
 export SLURM_SUBMIT_DIR=$PWD SLURM_JOB_NODELIST='localhost,localhost' SLURM_STATE=STATE
 setsid bash -c 'until [ -e "$SLURM_STATE/nodes" ]; do sleep 0.1; done
-touch "$SLURM_STATE/$$.running"; export SLURM_JOB_ID=$$; exec bash "$0"' "$2" \\
-    >> STATE/job.log 2>&1 < /dev/null & echo $! | tee -a STATE/jobs
+touch "$SLURM_STATE/$$.running"; export SLURM_JOB_ID=$$; exec bash "$0"' "$4" \\
+    >> STATE/job.log 2>&1 < /dev/null &
+echo $3 > STATE/$!.comment; [ ! -e STATE/slow ] || sleep 60; echo $!
 """,
-    # squeue --noheader --format=%T --jobs ID: its state, or that there is none.
+    # squeue --noheader: state of a job, its steps, or all jobs of a user with their comments.
     "squeue": """
-[ "$1 $2 $3" = "--noheader --format=%T --jobs" ] || exit 64
 [ ! -e STATE/down ] || { echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }
-kill -0 "$4" 2>/dev/null || { echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; }
-if [ -e "STATE/$4.running" ]; then echo RUNNING; else echo PENDING; fi
+case "$*" in
+"--noheader --format=%T --jobs "*)
+    kill -0 "$4" 2>/dev/null || { echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; }
+    if [ -e "STATE/$4.running" ]; then echo RUNNING; else echo PENDING; fi ;;
+"--noheader --steps --format=%i --jobs "*)
+    [ ! -e "STATE/$5.steps" ] || echo "$5.0"; echo "$5.batch" ;;
+"--noheader --user "*" --format=%i %k")
+    for job in STATE/*.comment; do
+        id=$(basename $job .comment); ! kill -0 $id 2>/dev/null || echo "$id $(cat $job)"
+    done ;;
+*) exit 64 ;;
+esac
 """,
-    # scancel [--state=PENDING | --signal=TERM] ID: a signal goes to the steps and not to the batch shell.
+    # scancel [--signal=TERM] ID: a signal goes to the steps and not to the batch shell.
     "scancel": """
+[ ! -e STATE/down ] || exit 1
 case "$1" in
---state=PENDING) [ -e "STATE/$2.running" ] || kill -KILL -- "-$2" ;;
---signal=TERM) [ ! -e "STATE/$2.running" ] || kill -TERM $(cat "STATE/$2.steps") ;;
+--signal=TERM) kill -TERM $(cat "STATE/$2.steps") ;;
 *) kill -KILL -- "-$1" $(cat "STATE/$1.steps") ;;
 esac
 """,
@@ -67,9 +77,8 @@ def install(folder: Path) -> dict[str, str]:
 
 
 def jobs(folder: Path) -> list[int]:
-    """The jobs that were handed in, in order."""
-    listed = folder / "state" / "jobs"
-    return [int(line) for line in listed.read_text(encoding="utf-8").split()] if listed.is_file() else []
+    """The jobs that were handed in."""
+    return sorted(int(path.stem) for path in (folder / "state").glob("*.comment"))
 
 
 def submitting(root: Path, setup: list[str], partition: str | None = None, **params: float) -> Ending:

@@ -3,22 +3,30 @@
 By a real SLURM where it is installed, and everywhere by the stand-in.
 """
 
+import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from fusion.launchers.nodes import LaunchError
+from fusion.launchers.start import start_of
 from fusion.train.errors import Preempted
+from fusion.train.launch import LOCAL
 from tests.launchers import scheduler, slurm_cluster
 from tests.launchers.scheduler import install, jobs, submitting
+from tests.launchers.test_start import LAUNCH
+from tests.train.test_recipe import recipe
 
+T = TypeVar("T")
 STEPS = "srun bash -c 'trap \"exit 75\" TERM; touch started; while :; do sleep 0.05; done'"
 """A job whose ranks work until they are told to stop, and save then."""
 
@@ -92,11 +100,12 @@ def ended(process: BaseProcess) -> int | None:
     return process.exitcode
 
 
-def until(true: Callable[[], object]) -> None:
+def until(true: Callable[[], T]) -> T:
     deadline = time.monotonic() + 60
-    while not true():
+    while not (made := true()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return made
 
 
 @pytest.fixture(params=["stand-in", "real"])
@@ -139,27 +148,72 @@ def test_a_stop_cancels_a_job_that_waits_for_nodes(cluster: Cluster) -> None:
     cluster.close()
     process = cluster.start(STEPS)
     until(cluster.running)
+    until(lambda: cluster.handed_in() == 1)
     process.terminate()
     assert ended(process) == 1 and "left no exit code" in cluster.said(0).read_text(encoding="utf-8")
     assert not cluster.running()
 
 
-def test_a_second_stop_cancels_the_job(cluster: Cluster) -> None:
+def test_ctrl_c_twice_cancels_the_job_and_sigterm_twice_does_not(cluster: Cluster) -> None:
     process = cluster.start("srun bash -c 'trap \"\" TERM; touch started; while :; do sleep 0.05; done'")
     until(cluster.started)
-    process.terminate()
-    time.sleep(0.5)
-    assert cluster.running()
+    for _ in range(2):
+        process.terminate()
+        time.sleep(0.5)
+    assert cluster.running() and process.is_alive()
+    os.kill(process.pid or 0, signal.SIGINT)
+    assert ended(process) not in (0, None)
+    until(lambda: not cluster.running())
+
+
+def test_a_stop_before_the_ranks_are_there_ends_the_job(cluster: Cluster, tmp_path: Path) -> None:
+    process = cluster.start(f"touch {tmp_path}/begun; sleep 60")
+    until((tmp_path / "begun").exists)
     process.terminate()
     assert ended(process) not in (0, None)
     until(lambda: not cluster.running())
+
+
+def test_a_job_that_was_not_written_down_yet_is_found(cluster: Cluster, tmp_path: Path) -> None:
+    """The start was killed after `sbatch` had handed the job in, and before it had said the number."""
+    line = f"until [ -e {tmp_path}/done ]; do sleep 0.05; done; exit 0"
+    killed = cluster.start(line)
+    (note,) = until(lambda: list(cluster.root.glob("runs/launch/*.job")))
+    until(cluster.running)
+    until(lambda: json.loads(note.read_text())["job"])
+    killed.kill()
+    killed.join()
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"job": None}), encoding="utf-8")
+    second = cluster.start(line)
+    until(lambda: cluster.said(1).is_file() and "is waited for" in cluster.said(1).read_text(encoding="utf-8"))
+    (tmp_path / "done").touch()
+    assert ended(second) == 0 and cluster.handed_in() == 1
+
+
+def test_ranks_are_not_started_beside_a_job(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = cluster.start(STEPS)
+    until(cluster.started)
+    until(lambda: cluster.handed_in() == 1)
+    killed.kill()
+    killed.join()
+    (job,) = cluster.running()
+    found(cluster, monkeypatch)
+    stage = recipe(cluster.root, "micro", "stage1")
+    with pytest.raises(LaunchError, match=f"job {job} trains stage1 of micro"):
+        start_of(stage, LAUNCH, "local", None)
+    monkeypatch.setenv("SLURM_JOB_ID", job)  # as the job's own ranks have it
+    assert start_of(stage, LAUNCH, "local", None) is LOCAL
+    monkeypatch.delenv("SLURM_JOB_ID")
+    cluster.call("scancel", job)
+    until(lambda: not cluster.running())
+    assert start_of(stage, LAUNCH, "local", None) is LOCAL
 
 
 def test_a_start_waits_for_the_job_that_a_killed_one_left(cluster: Cluster, tmp_path: Path) -> None:
     line = f"until [ -e {tmp_path}/done ]; do sleep 0.05; done; exit 0"
     killed = cluster.start(line)
     until(cluster.running)
-    until(lambda: list(cluster.root.glob("runs/launch/*.job")))
+    until(lambda: cluster.handed_in() == 1)
     killed.kill()
     killed.join()
     second = cluster.start(line)
@@ -174,7 +228,7 @@ def test_a_start_waits_for_the_job_that_a_killed_one_left(cluster: Cluster, tmp_
 def test_a_job_with_another_recipe_ends_before_the_next_is_handed_in(cluster: Cluster) -> None:
     killed = cluster.start(STEPS)
     until(cluster.started)
-    until(lambda: list(cluster.root.glob("runs/launch/*.job")))
+    until(lambda: cluster.handed_in() == 1)
     killed.kill()
     killed.join()
     (first,) = cluster.running()
