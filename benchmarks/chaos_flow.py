@@ -134,8 +134,8 @@ def cancel(run: FlowRun) -> None:
         client.set_flow_run_state(UUID(run.id), Cancelling())
 
 
-def disturb(run: FlowRun, kind: str) -> None:
-    """Injects one failure."""
+def disturb(run: FlowRun, kind: str) -> bool:
+    """Injects one failure; whether there was still something to hit."""
     workers = run.workers()
     stage = {one.pid for one in run.stage()}
     words = {one.pid: set(_words(one)) for one in workers}
@@ -152,9 +152,19 @@ def disturb(run: FlowRun, kind: str) -> None:
         run.process.send_signal(signal.SIGINT)
     elif kind == "flow killed" or kind.startswith("everything"):
         run.process.kill()
+    else:
+        return _kill(chosen)
+    _kill(chosen)
+    return True
+
+
+def _kill(chosen: list[psutil.Process]) -> bool:
+    hit = False
     for one in chosen:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
+            hit = True
+    return hit
 
 
 def forget_runs(project: Project) -> None:
@@ -178,6 +188,7 @@ def rounds(project: Project, count: int, seed: int) -> dict[str, Any]:
     stages = [name for name, outs in project.lock().items() if outs]
     kinds: Counter[str] = Counter()
     hit: Counter[str] = Counter()
+    missed = 0
     while sum(kinds.values()) < count:
         number = sum(kinds.values())
         kind, name, wait = KINDS[number % len(KINDS)], chance.choice(stages), chance.uniform(0.0, 2.0)
@@ -192,8 +203,11 @@ def rounds(project: Project, count: int, seed: int) -> dict[str, Any]:
         if run.process.poll() is not None:
             continue
         print(f"{number + 1} of {count}: {kind} in {name} after {wait:.1f} s", file=sys.stderr, flush=True)
-        disturb(run, kind)
-        run.finish()
+        hurt = disturb(run, kind)
+        code, _ = run.finish()
+        if not (hurt and code):  # The stage had ended: nothing was disturbed, and the round does not count.
+            missed += 1
+            continue
         if kind != "everything killed but the stage":
             run.wait_until_nothing_is_left()
         forget_runs(project)
@@ -201,7 +215,7 @@ def rounds(project: Project, count: int, seed: int) -> dict[str, Any]:
         run.wait_until_nothing_is_left()
         kinds[kind] += 1
         hit[name.split("@")[0]] += 1
-    return {"kinds": dict(sorted(kinds.items())), "stages": dict(sorted(hit.items()))}
+    return {"kinds": dict(sorted(kinds.items())), "stages": dict(sorted(hit.items())), "came too late": missed}
 
 
 def main() -> None:

@@ -71,7 +71,9 @@ def _block(name: str | None) -> Any:
     if not address:
         raise FlowError(f"{ADDRESS} names no address: set it, or name a notification block with --block TYPE/NAME")
     kind: Any = CustomWebhookNotificationBlock
-    webhook = kind(name="fusion", url=address, json_data={"text": "{{subject}}\n{{body}}", "subject": "{{subject}}"})
+    # The server keeps `secrets` encrypted, and shows them to nobody; the address of a webhook is one.
+    text = {"text": "{{subject}}\n{{body}}", "subject": "{{subject}}"}
+    webhook = kind(name="fusion", url="{{address}}", secrets={"address": address}, json_data=text)
     return webhook.save(f"{BLOCK}-webhook", overwrite=True, _sync=True)
 
 

@@ -69,7 +69,9 @@ def scores(root: str, run_id: str, variants: list[str]) -> State:
     folder = Path(root)
     state, lines = _command(["fusion.cli", "zoo", "--json"], folder, run_id, show=False)
     if state.is_completed():
-        show_scores(json.loads("\n".join(lines)), score_rows(folder, variants))
+        # Warnings of libraries may stand among the lines, which are those of both streams.
+        begin = next(number for number, line in enumerate(lines) if line.startswith(("{", "[")))
+        show_scores(json.JSONDecoder().raw_decode("\n".join(lines[begin:]))[0], score_rows(folder, variants))
     return state
 
 

@@ -16,9 +16,8 @@ from flows.errors import FlowError
 from fusion.lineage.stages import Stage, parents_of, producer_of, producers
 
 NOT_FOR_STAGES = ("PREFECT_SERVER_API_AUTH_STRING", "FUSION_UI_AUTH", "PREFECT__")
-"""The server's own secret, and what identifies a flow run's process. The client's settings stay: curation on Dask or
-Ray shows its parts on the same server."""
-
+"""The server's own secret, and what identifies a flow run's process."""
+_CLIENTS_SECRET = "PREFECT_API_AUTH_STRING"
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -40,10 +39,19 @@ def stage_environment(root: Path) -> dict[str, str]:
     """The environment of DVC and the stages: this interpreter's commands first on the path, output not held back."""
     commands = str(Path(sys.executable).parent)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_STAGES)}
+    if not _talks_to_the_server(root):
+        kept.pop(_CLIENTS_SECRET, None)
     # The code that runs is that of the working tree `root`, wherever the flow itself was loaded from.
     python_path = f"{root.resolve()}{os.pathsep}{kept.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     path = f"{commands}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, "PATH": path, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+
+
+def _talks_to_the_server(root: Path) -> bool:
+    """Whether stages do: curation on Dask or Ray shows its parts on it."""
+    path = root / "params.yaml"
+    params = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER) if path.is_file() else {}
+    return ((params or {}).get("data") or {}).get("runner", "processes") != "processes"
 
 
 def changes(root: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from flows.running import LOOK_SECONDS, Ran, run_stages
 from flows.selection import Kind, Selection, choose, kind_of, read_kinds, refuse_stale_inputs, variants_of
 from flows.stopping import Stop, Watch, stopping
 from flows.supervisor import end_all, processes_with
-from flows.sweep import forget_good_lock, keep_good_lock, order_lock, registered, sweep
+from flows.sweep import keep_good_lock, mend_dvc_lock, order_lock, registered, sweep
 from fusion.errors import FusionError
 from fusion.lineage.stages import Stage, resolve_stages
 
@@ -104,8 +104,10 @@ class Run:
                 force=self.request.force, root=self.root, run_id=self.run_id, parallel=self.request.parallel,
             )  # fmt: skip
         finally:
+            # DVC alone may have been killed, while it wrote.
+            if mended := mend_dvc_lock(self.root):
+                get_run_logger().warning("%s", mended)
             order_lock(self.root, stages)
-        forget_good_lock(self.root)
         ended = self._ended_early(ran) or self._ended_early(self._after(ran, selected, kinds))
         if ended is not None:
             return ended
@@ -137,21 +139,24 @@ class Run:
         return None
 
     def _after(self, ran: Ran, selected: list[Stage], kinds: dict[str, Kind]) -> Ran:
-        """The tasks that are no stages, one after the other; stops at the first that fails."""
+        """The tasks that are no stages, one after the other; stops at the first that fails.
+
+        What keeps the results comes before what shows them.
+        """
         if self.stop.is_set() or ran.failed is not None:
             return ran
         made = {kinds[kind_of(name)].flow for name in ran.executed}
         of_run = list(self.request.selection.variants) or variants_of(resolve_stages(self.root), kinds)
         where = (str(self.root), self.run_id)
         tasks: list[tuple[Any, tuple[Any, ...]]] = []
-        if of_run and made & {"evaluation", "publishing"}:
-            tasks.append((extra.scores, (*where, of_run)))
-        if of_run and "publishing" in made:
-            tasks.append((extra.report, (*where, of_run)))
         if self.request.push:
             tasks.append((extra.push, where))
         if self.request.commit:
             tasks.append((extra.commit, where))
+        if of_run and made & {"evaluation", "publishing"}:
+            tasks.append((extra.scores, (*where, of_run)))
+        if of_run and "publishing" in made:
+            tasks.append((extra.report, (*where, of_run)))
         if self.request.publish != "no":
             tasks.append((extra.publish, (*where, of_run, self.request.publish)))
         done = Ran()

@@ -55,14 +55,16 @@ def sweep(root: Path, own_run: str | None = None) -> Swept:
     ended = 0
     for path in dead:
         # Its supervisors may still be giving a stage the time to save: they are not disturbed before that is over.
-        ended += _wait_and_end(path.stem)
-    mended = [sentence for sentence in (_mend_rwlock(root), _mend_dvc_lock(root)) if sentence]
+        ended += wait_and_end(path.stem)
+    mended = [sentence for sentence in (_mend_rwlock(root), mend_dvc_lock(root)) if sentence]
     for path in dead:
         path.unlink(missing_ok=True)
     return Swept([path.stem for path in dead], ended, mended)
 
 
-def _wait_and_end(run_id: str) -> int:
+def wait_and_end(run_id: str) -> int:
+    """Ends the processes of a run that died, after their time to save; how many there were."""
+
     def find() -> list[psutil.Process]:
         return processes_with(RUN_ID, run_id)
 
@@ -130,12 +132,11 @@ def keep_good_lock(root: Path) -> None:
         partial.unlink()
 
 
-def forget_good_lock(root: Path) -> None:
-    """At the orderly end of a run: what stands in dvc.lock then is right, whatever a person does to it next."""
-    (root / GOOD_LOCK).unlink(missing_ok=True)
+def mend_dvc_lock(root: Path) -> str:
+    """Puts the copy in the place of a dvc.lock that a kill has cut off, and removes the copy; says so if it did.
 
-
-def _mend_dvc_lock(root: Path) -> str:
+    Also at the end of a run: what stands in dvc.lock then is right, whatever a person does to it next.
+    """
     path, good = root / "dvc.lock", root / GOOD_LOCK
     now = _stages_of(path) if path.is_file() else []
     if not good.is_file():

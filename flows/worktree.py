@@ -16,6 +16,8 @@ import yaml
 
 from flows.errors import FlowError
 from fusion.checkouts import CheckoutError, add_worktree, git, git_folder, resolve_commit, share_storage
+from fusion.errors import FusionError
+from fusion.launchers.jobs import living_jobs
 
 MADE_BY_RUNS = ("dvc.lock", "data/pipeline.yaml", "records")
 """What a run changes of the files in git."""
@@ -104,6 +106,15 @@ def _switch(folder: Path, wanted: str) -> None:
         if "dvc.lock" in changed and not _readable(folder / "dvc.lock"):
             _restore(folder, changed, ["dvc.lock"])
         return
+    try:
+        jobs = living_jobs(folder)
+    except FusionError as error:
+        raise FlowError(str(error)) from error
+    for name, job in jobs.items():
+        raise FlowError(
+            f"{folder} stays at {head[:12]}: job {job} ({name}) is still at work there; wait for it, or end it with "
+            f"`scancel --signal=TERM {job}`"
+        )
     _mark(folder, wanted, head)
     _restore(folder, changed, [path for path in changed if not path.startswith("records/") or changed[path] != "??"])
     coming = set(git(folder, "ls-tree", "-r", "-z", "--name-only", wanted, "records").split("\0"))

@@ -1,6 +1,7 @@
 """What lies in the scratch folder: the resumable state of stages that were interrupted, and how to remove it."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import time
@@ -14,8 +15,9 @@ import typer
 from fusion.errors import FusionError
 
 SCRATCH = Path("scratch")
-_OTHERS = {"prefect"}
-"""What is not a stage's: the database of a server that may be running."""
+_OTHERS = {"prefect", "flows"}
+"""What is not a stage's: the database of a server that may be running, and by what flows find those that died."""
+_FLOW = SCRATCH / "flow.lock"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def clear(name: str, root: Path = Path()) -> str:
         FusionError: there is none of that name, or a stage is at work in this folder.
     """
     if working := _at_work(root):
-        raise FusionError(f"a stage is at work here and needs its state: wait for it, or end it first: {working}")
+        raise FusionError(f"somebody is at work here and needs this state: wait for it, or end it first: {working}")
     rows = leftovers(root)
     chosen = rows if name == "all" else [row for row in rows if row.name == name]
     if not chosen and name != "all":
@@ -80,7 +82,16 @@ def clear(name: str, root: Path = Path()) -> str:
 
 
 def _at_work(root: Path) -> str | None:
-    """The command of a stage or of its ranks that runs in this folder, with its process's number; None if none does."""
+    """The flow, the job or the command that is at work in this folder, with its number; None if nothing is."""
+    from fusion.launchers.jobs import living_jobs
+
+    for name, job in living_jobs(root).items():
+        return f"{name} (job {job})"
+    with contextlib.suppress(FileNotFoundError), (root / _FLOW).open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return f"a flow: {lock.read()}"
     for process in psutil.process_iter():
         # A process may end meanwhile, and others' may not be looked at.
         with contextlib.suppress(psutil.Error, OSError):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.lock import worktree_lock
 from fusion.errors import FusionError
 from fusion.scratch import clear, leftovers, show
 
@@ -80,3 +81,12 @@ def test_nothing_is_taken_from_a_stage_at_work(root: Path) -> None:
             stage.kill()
     assert len(leftovers(root)) == 2
     assert "removed 2" in clear("all", root)
+
+
+def test_nothing_is_taken_from_a_flow(root: Path) -> None:
+    (root / "scratch/flows").mkdir()
+    (root / "scratch/flows/0123.json").touch()
+    with worktree_lock(root, "the run"), pytest.raises(FusionError, match=r"at work here .*a flow: .*the run"):
+        clear("all", root)
+    assert "removed 2" in clear("all", root)
+    assert (root / "scratch/flows/0123.json").exists()

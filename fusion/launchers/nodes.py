@@ -7,14 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusion.errors import FusionError
+from fusion.launchers.errors import LaunchError
 from fusion.settings import Launch
 from fusion.train.launch import rank_variables
 from fusion.train.recipe import Recipe
-
-
-class LaunchError(FusionError):
-    """The ranks cannot be started like that; with the setting to change."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
 """A training stage as a SLURM job: handed in, waited for, told to stop, and found again by a later start."""
 
 import contextlib
-import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -15,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from fusion.launchers.nodes import LaunchError
+from fusion.launchers.errors import LaunchError
+from fusion.launchers.jobs import FOLDER, Note, is_there, living_jobs, squeue, tell
 from fusion.launchers.scripts import job_name, slurm_script
 from fusion.settings import Launch
 from fusion.train.recipe import Recipe
@@ -26,7 +24,6 @@ ASK_SECONDS = 5.0
 """Between two questions to SLURM's controller, which has other users too."""
 LATE_SECONDS = 60.0
 """How long a file that a node has written may take to be seen here: shared file systems keep what they knew a while."""
-_FOLDER = Path("runs/launch")
 
 
 @dataclass
@@ -39,41 +36,6 @@ class _Requests:
     def at_once(self) -> bool:
         """Ctrl-C a second time. SIGTERM again is what a supervisor does to everything that is left."""
         return len(self.numbers) > 1 and self.numbers[-1] == signal.SIGINT
-
-
-@dataclass(frozen=True)
-class _Note:
-    """What is written down of a job, before it is handed in.
-
-    Attributes:
-        tag: the job's comment, by which it is found when its number could not be written down any more.
-        recipe: the identity of what it trains.
-        job: its number; None until `sbatch` has said it.
-    """
-
-    tag: str
-    recipe: str
-    job: str | None = None
-
-    @classmethod
-    def read(cls, path: Path) -> "_Note | None":
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
-
-    def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".aside")
-        aside.write_text(json.dumps(vars(self)), encoding="utf-8")
-        aside.replace(path)
-
-    def living(self) -> str | None:
-        """The number of the job if it waits or runs."""
-        if self.job is not None:
-            return self.job if _is_there(self.job) else None
-        for line in _squeue("--user", str(os.getuid()), "--format=%i %k").splitlines():
-            job, _, comment = line.strip().partition(" ")
-            if comment.strip() == self.tag:
-                return job
-        return None
 
 
 def submit(recipe: Recipe, launch: Launch, ask: float = ASK_SECONDS) -> Ending:
@@ -93,10 +55,10 @@ def submit(recipe: Recipe, launch: Launch, ask: float = ASK_SECONDS) -> Ending:
                 f"{program} is not on PATH: run this on a login node of the cluster, or print the script with "
                 "`--launcher print --as slurm`"
             )
-    identity, folder = recipe.identity(), recipe.root / _FOLDER
+    identity, folder = recipe.identity(), recipe.root / FOLDER
     note = folder / f"{job_name(recipe)}.job"
     with _stopping() as requests:
-        left = _Note.read(note)
+        left = Note.read(note)
         if left is not None and (job := left.living()) is not None:
             ending = _join(job, left.recipe == identity, note, requests, ask)
             if ending is not None:
@@ -104,39 +66,12 @@ def submit(recipe: Recipe, launch: Launch, ask: float = ASK_SECONDS) -> Ending:
         script = folder / f"{job_name(recipe)}.sh"
         folder.mkdir(parents=True, exist_ok=True)
         script.write_text(slurm_script(recipe, launch), encoding="utf-8")
-        made = _Note(f"fusion-{uuid.uuid4().hex}", identity)
+        made = Note(f"fusion-{uuid.uuid4().hex}", identity)
         made.write(note)
         job = _hand_in(script, recipe.root, made.tag)
-        _Note(made.tag, identity, job).write(note)
-        _tell(f"job {job} was handed in; its log is {folder / f'{job_name(recipe)}-{job}.log'}")
+        Note(made.tag, identity, job).write(note)
+        tell(f"job {job} was handed in; its log is {folder / f'{job_name(recipe)}-{job}.log'}")
         return _wait(job, note, requests, ask)
-
-
-def living_jobs(root: Path) -> dict[str, str]:
-    """Name -> number of the jobs that were handed in from this folder and wait or run.
-
-    Raises:
-        LaunchError: one was handed in, and SLURM cannot be asked for it here.
-    """
-    found = {}
-    for path in sorted((root / _FOLDER).glob("*.job")):
-        note = _Note.read(path)
-        if note is None or _is_our_own(note):
-            continue
-        if shutil.which("squeue") is None:
-            raise LaunchError(
-                f"{path} tells of a job that may still be at work, and squeue is not on PATH to ask for it: run this "
-                "on a login node of the cluster, or remove that file when the job has ended"
-            )
-        if (job := note.living()) is not None:
-            found[path.stem] = job
-    return found
-
-
-def _is_our_own(note: _Note) -> bool:
-    """Whether this process is part of that job, whose number may not be written down yet."""
-    own = os.environ.get("SLURM_JOB_ID")
-    return own is not None and note.job in (own, None)
 
 
 def check_no_job(recipe: Recipe) -> None:
@@ -151,10 +86,10 @@ def check_no_job(recipe: Recipe) -> None:
 def _join(job: str, same: bool, note: Path, requests: _Requests, ask: float) -> Ending | None:
     """Waits for what an earlier start left behind; None if the stage has to be handed in after it."""
     if same:
-        _tell(f"job {job} of an earlier start is still there, and is waited for")
+        tell(f"job {job} of an earlier start is still there, and is waited for")
         ending = _wait(job, note, requests, ask)
         return ending if requests.numbers or not ending.code else None
-    _tell(f"job {job} of an earlier start is still there with another recipe: it is ended before this one is handed in")
+    tell(f"job {job} of an earlier start is still there with another recipe: it is ended before this one is handed in")
     ending = _wait(job, note, requests, ask, stop=True)
     return ending if requests.numbers else None
 
@@ -174,29 +109,9 @@ def _hand_in(script: Path, root: Path, tag: str) -> str:
     return done.stdout.strip().split(";")[0]  # after it comes the cluster's name, where there are several
 
 
-def _squeue(*words: str) -> str:
-    """What SLURM tells of jobs; a controller that does not answer is asked until it does."""
-    told = False
-    while True:
-        done = subprocess.run(["squeue", "--noheader", *words], capture_output=True, text=True, check=False)
-        if not done.returncode:
-            return done.stdout
-        if "Invalid job id" in done.stderr:
-            return ""
-        if not told:
-            _tell(f"squeue: {done.stderr.strip()}; it is asked again until it answers")
-        told = True
-        time.sleep(1.0)
-
-
-def _is_there(job: str) -> bool:
-    """Whether a job waits or runs."""
-    return bool(_squeue("--format=%T", "--jobs", job).strip())
-
-
 def _wait(job: str, note: Path, requests: _Requests, ask: float, stop: bool = False) -> Ending:
     told = False
-    while _is_there(job):
+    while is_there(job):
         if requests.at_once():
             _scancel(job)
         elif (stop or requests.numbers) and not told:
@@ -208,7 +123,7 @@ def _wait(job: str, note: Path, requests: _Requests, ask: float, stop: bool = Fa
     left.unlink(missing_ok=True)
     note.unlink(missing_ok=True)
     if code is None:
-        _tell(f"job {job} is gone and left no exit code: it was cancelled, or its node failed; its log says more")
+        tell(f"job {job} is gone and left no exit code: it was cancelled, or its node failed; its log says more")
         code = 1
     return Ending(code, len(requests.numbers))
 
@@ -218,7 +133,7 @@ def _ask_to_stop(job: str) -> bool:
 
     A job that has no ranks yet has nothing to save: it is cancelled.
     """
-    steps = [line.split(".")[-1] for line in _squeue("--steps", "--format=%i", "--jobs", job).split()]
+    steps = [line.split(".")[-1] for line in squeue("--steps", "--format=%i", "--jobs", job).split()]
     if any(step.isdigit() for step in steps):
         return _scancel("--signal=TERM", job)
     return _scancel(job)
@@ -256,7 +171,3 @@ def _stopping() -> Iterator[_Requests]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -4,7 +4,8 @@ import os
 import shlex
 
 from fusion.documents import did_you_mean
-from fusion.launchers.nodes import LaunchError, Nodes, deepspeed_command, job_variables, programs, torchrun_command
+from fusion.launchers.errors import LaunchError
+from fusion.launchers.nodes import Nodes, deepspeed_command, job_variables, programs, torchrun_command
 from fusion.launchers.scripts import kubernetes_job, slurm_script
 from fusion.launchers.slurm import check_no_job, submit
 from fusion.settings import Launch

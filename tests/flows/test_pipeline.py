@@ -248,6 +248,7 @@ def test_flows_use_nothing_of_the_insides():
                 assert line.split()[1] in {
                     "fusion.checkouts",
                     "fusion.errors",
+                    "fusion.launchers.jobs",
                     "fusion.lineage.stages",
                     "fusion.secrecy",
                 }, f"{Path(path).name}: {line}"

@@ -109,7 +109,7 @@ def test_no_stage_of_the_pipeline_writes_a_secret(planted, tmp_path, monkeypatch
         project.run("fusion", "train", "micro", "stage1", "--launcher", "print", "--as", kind)
         for kind in ("torchrun", "slurm", "kubernetes")
     ]
-    flow = project.run("python", "-m", "flows.pipeline", "--target", "validate@micro-stage1", check=False)
+    flow = project.run("python", "-m", "flows.pipeline", "--target", "validate@micro-stage1")
     output = "".join(run.stdout + run.stderr for run in (said, *printed, flow))
     assert not [name for name, value in planted.items() if value in output and name in os.environ]
     assert (project.root / "records").is_dir() and (project.root / "runs/stages.jsonl").is_file()

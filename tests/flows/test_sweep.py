@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flows.errors import FlowError
 from flows.lock import RUN_ID, Stopped, worktree_lock
-from flows.sweep import GOOD_LOCK, RUNS, forget_good_lock, keep_good_lock, order_lock, registered, sweep
+from flows.sweep import GOOD_LOCK, RUNS, keep_good_lock, mend_dvc_lock, order_lock, registered, sweep
 from fusion.lineage.stages import Stage
 from tests.flows.flow_project import alive, environment
 
@@ -94,10 +94,18 @@ def test_a_lock_file_that_was_cut_off_comes_back(tmp_path, cut):
     assert not (root / GOOD_LOCK).exists()
 
 
+def test_a_lock_file_that_was_cut_off_while_the_flow_lived_comes_back_at_its_end(tmp_path):
+    (tmp_path / "dvc.lock").write_text(LOCK_FILE)
+    keep_good_lock(tmp_path)
+    (tmp_path / "dvc.lock").write_text(LOCK_FILE[: LOCK_FILE.index("  three:")])
+    assert "cut off" in mend_dvc_lock(tmp_path)
+    assert (tmp_path / "dvc.lock").read_text() == LOCK_FILE
+
+
 def test_what_a_person_does_to_the_lock_file_between_runs_stays(tmp_path):
     (tmp_path / "dvc.lock").write_text(LOCK_FILE)
     keep_good_lock(tmp_path)
-    forget_good_lock(tmp_path)
+    assert mend_dvc_lock(tmp_path) == ""
     shorter = LOCK_FILE[: LOCK_FILE.index("  three:")]
     (tmp_path / "dvc.lock").write_text(shorter)
     sweep(tmp_path)

@@ -1,5 +1,6 @@
 """The worktree of scheduled runs, with real git and DVC: clean, at the pinned commit, and nobody else's."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -122,6 +123,31 @@ def test_nothing_of_a_person_is_ever_reset(project, tmp_path):
     fix = StoredProject(folder).commit("a fix, made in the wrong place")
     with pytest.raises(FlowError, match=f"somebody checked out {fix[:12]}"):
         prepare(project.root, "main", folder)
+
+
+def test_a_job_at_work_in_it_keeps_it_at_its_commit(project, tmp_path, monkeypatch):
+    """What SLURM tells of a job, by a program of one line; tests/launchers has the real one."""
+    folder = prepare(project.root, "main", tmp_path / "tree")
+    (folder / "runs/launch").mkdir(parents=True)
+    (folder / "runs/launch/fusion-micro-stage1.job").write_text('{"tag": "t", "recipe": "r", "job": "17"}')
+    squeue = tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/bash\n[ ! -e $0.at-work ] || echo RUNNING\n")
+    squeue.chmod(0o755)
+    (tmp_path / "bin/squeue.at-work").touch()
+    first = project.head()
+    project.amount(2)
+    project.commit("another amount")
+    with pytest.raises(FlowError, match="not on PATH to ask for it"):
+        prepare(project.root, "main", folder)
+    monkeypatch.setenv("PATH", f"{squeue.parent}{os.pathsep}{os.environ['PATH']}")
+    assert prepare(project.root, first, folder) == folder
+    with pytest.raises(FlowError, match=r"job 17 \(fusion-micro-stage1\) is still at work there"):
+        prepare(project.root, "main", folder)
+    assert StoredProject(folder).head() == first
+    (tmp_path / "bin/squeue.at-work").unlink()
+    prepare(project.root, "main", folder)
+    assert StoredProject(folder).head() == project.head()
 
 
 def test_remotes_and_secrets_of_the_checkout_are_those_of_the_worktree(project, tmp_path):

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import pytest
 
-from fusion.launchers.nodes import LaunchError
+from fusion.launchers.errors import LaunchError
 from fusion.launchers.start import start_of
 from fusion.train.errors import Preempted
 from fusion.train.launch import LOCAL

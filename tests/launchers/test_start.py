@@ -10,7 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from fusion.cli import app
-from fusion.launchers.nodes import LaunchError, Nodes
+from fusion.launchers.errors import LaunchError
+from fusion.launchers.nodes import Nodes
 from fusion.launchers.scripts import kubernetes_job, slurm_script
 from fusion.launchers.slurm import submit
 from fusion.launchers.start import node_command, printed, starter
