@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fusion.lineage.audit.findings import Report
     from fusion.lineage.records import Record
 
-REPORT = Path("reports/audit.json")
+REPORT, PAGE = Path("reports/audit.json"), Path("reports/audit.html")
 
 
 def audit(
@@ -37,10 +37,12 @@ def audit(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The report for machines.")] = REPORT,
+    html: Annotated[Path, typer.Option(metavar="FILE", help="The report for people, one page.")] = PAGE,
 ) -> None:
     """Check every artifact, cache object, record, lock and licence; exit code 1 when something is wrong."""
     from fusion.inquiry.checks import check_signature
     from fusion.lineage.audit.anchor import check_anchor
+    from fusion.lineage.audit.page import page
     from fusion.lineage.audit.run import audit as run_audit
     from fusion.lineage.lock import cache_of
 
@@ -55,7 +57,9 @@ def audit(
         if signature.state == "FAILED":
             report.error("anchor-unsigned", str(anchor), signature.what, "fetch the package again from its publisher")
     write_json(report.document, output)
-    print(json_module.dumps(report.document, indent=1, ensure_ascii=False) if json else tell(report))
+    html.parent.mkdir(parents=True, exist_ok=True)
+    html.write_text(page(report), encoding="utf-8")
+    print(json_module.dumps(report.document, indent=1, ensure_ascii=False) if json else f"{tell(report)}\n{html}")
     if evict:
         cache = cache_of(Path("."))
         for md5 in sorted(report.damaged_objects):
