@@ -95,6 +95,15 @@ def review(settings: Settings, catalog: Catalog, variant: str, root: Path = Path
     )  # fmt: skip
 
 
+def against(name: str, licence: Licence, root: Path = Path(".")) -> list[Conflict]:
+    """What stands against publishing weights that were trained on one source, under whatever name."""
+    state = _State("")
+    _source(name, licence, _facts("terms.yaml"), state)
+    overrides = _overrides(root)
+    found = [one for one in state.conflicts.values() if not one.id.startswith("name:")]
+    return [Conflict(one.id, one.what, overrides.get(one.id)) for one in found]
+
+
 class _State:
     """What is gathered."""
 

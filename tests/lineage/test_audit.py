@@ -131,6 +131,39 @@ def test_an_anchor_has_to_be_signed_where_a_key_is_named(
     assert done.exit_code == 1 and "anchor-unsigned: there is no model.sig" in done.output
 
 
+def test_licences_that_forbid_publishing_or_that_nobody_knows_are_told(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project = finished.copy(tmp_path / "copy")
+    stages = (project.root / "dvc.yaml").read_text()
+    read = "{data/catalog/set.yaml: ['datasets.set.sources.${item}.licence']}"
+    project.write("dvc.yaml", stages.replace("params: [run.seed]\n", f"params: [run.seed, {read}]\n").encode())
+    project.write(
+        "data/catalog/set.yaml",
+        b"datasets: {set: {sources: {cats: {licence: {declared: GPL-3.0, evidence: by Llama-3.x}},"
+        b" dogs: {licence: {declared: null}}}}}\n",
+    )
+    project.commit("licences")
+    project.run()
+    project.commit("run")
+    monkeypatch.chdir(project.root)
+    done = CliRunner().invoke(app, ["audit"])
+    told = [(one["severity"], one["kind"], one["where"]) for one in _document(project)["findings"]]
+    assert done.exit_code == 1 and told == [
+        ("error", "licence-forbids", "shard@cats"), ("error", "licence-forbids", "shard@cats"),
+        ("warning", "licence-unknown", "shard@dogs"),
+    ]  # fmt: skip
+    assert "copyleft" in done.output and "which version of Llama wrote its texts is not known" in done.output
+    decided = "legal department, 2026-01-07: its authors agreed"
+    project.write(
+        "data/licence-overrides.yaml",
+        f"'GPL-3.0:set/cats': '{decided}'\n'llama-unknown:set/cats': '{decided}'\n".encode(),
+    )
+    project.commit("decided")
+    assert CliRunner().invoke(app, ["audit"]).exit_code == 0
+    assert CliRunner().invoke(app, ["audit", "--strict"]).exit_code == 1
+
+
 def test_an_adopted_checkpoint_is_audited_as_well(finished: Project, tmp_path: Path):
     project = finished.copy(tmp_path / "copy")
     place = "checkpoints/adopted/other"
