@@ -103,7 +103,7 @@ def test_a_killed_upload_is_continued(project: PublishedProject, hub: Hub, accou
 
     account.put = hold
     process = project.fusion("publish", "tiny", "--push")
-    assert reached.wait(60), process.communicate(timeout=5)
+    assert reached.wait(300), process.communicate(timeout=5)
     process.kill()
     process.communicate()
     go_on.set()
@@ -210,7 +210,7 @@ def test_the_token_is_shown_nowhere(project: PublishedProject, hub: Hub, account
         for name in list(hub.repositories):
             del hub.repositories[name]
         process = project.fusion("publish", "tiny", "--push")
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         said.append((process.returncode, out + err))
     assert [code for code, _ in said] == [0, 75, 1], said
     assert not any(token in text for _, text in said)
