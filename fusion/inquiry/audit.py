@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fusion.lineage.audit.findings import Report
     from fusion.lineage.records import Record
 
-REPORT = Path("reports/audit.json")
+REPORT, PAGE = Path("reports/audit.json"), Path("reports/audit.html")
 
 
 def audit(
@@ -37,10 +37,12 @@ def audit(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The report for machines.")] = REPORT,
+    html: Annotated[Path, typer.Option(metavar="FILE", help="The report for people, one page.")] = PAGE,
 ) -> None:
     """Check every artifact, cache object, record, lock and licence; exit code 1 when something is wrong."""
     from fusion.inquiry.checks import check_signature
     from fusion.lineage.audit.anchor import check_anchor
+    from fusion.lineage.audit.page import page
     from fusion.lineage.audit.run import audit as run_audit
     from fusion.lineage.lock import cache_of
 
@@ -55,7 +57,9 @@ def audit(
         if signature.state == "FAILED":
             report.error("anchor-unsigned", str(anchor), signature.what, "fetch the package again from its publisher")
     write_json(report.document, output)
-    print(json_module.dumps(report.document, indent=1, ensure_ascii=False) if json else tell(report))
+    html.parent.mkdir(parents=True, exist_ok=True)
+    html.write_text(page(report), encoding="utf-8")
+    print(json_module.dumps(report.document, indent=1, ensure_ascii=False) if json else f"{tell(report)}\n{html}")
     if evict:
         cache = cache_of(Path("."))
         for md5 in sorted(report.damaged_objects):
@@ -65,19 +69,35 @@ def audit(
         sys.exit(1)
 
 
-def check_licences(current: Mapping[str, Record], report: Report) -> None:
-    """Names the sources and benchmarks whose licence nobody knows."""
+def check_licences(current: Mapping[str, Record], report: Report, root: Path = Path(".")) -> None:
+    """Names the sources and benchmarks whose licence nobody knows, and the sources whose licence forbids publishing.
+
+    What a person has put aside in data/licence-overrides.yaml of `root` is not named.
+    """
+    from fusion.data.catalog import Licence
     from fusion.lineage.family import Member
-    from fusion.lineage.view import licence_of
+    from fusion.lineage.view import group_of, licence_of, source_of
+    from fusion.publish.terms import OVERRIDES, against
 
     for record in current.values():
-        licence = licence_of(Member(record.path, record, {}, {}, ()))
+        member = Member(record.path, record, {}, {}, ())
+        licence = licence_of(member)
         if licence is None:
             continue
         report.count("licences")
         if not licence.get("declared") and not licence.get("verified"):
             what = f"the licence of {record.stage.partition('@')[2]} is not known"
             report.warn("licence-unknown", record.stage, what, "find it out and state it in data/catalog/")
+        if source_of(member) is None:
+            continue  # Nothing is trained on a benchmark.
+        name = f"{group_of(member).removeprefix('data set ')}/{source_of(member)}"
+        for conflict in against(name, Licence.model_validate(licence), root):
+            kind = conflict.id.partition(":")[0]
+            if kind == "unread":
+                report.warn("licence-unread", record.stage, conflict.what, "`fusion licence VARIANT` has all of them")
+            elif kind != "unknown" and conflict.reason is None:
+                remedy = f"leave the source out, or have a person decide: `{conflict.id}: REASON` in {OVERRIDES}"
+                report.error("licence-forbids", record.stage, conflict.what, remedy)
 
 
 def tell(report: Report) -> str:

@@ -67,9 +67,8 @@ def sign_folder(folder: Path, key: Path) -> None:
 def signer_of(key: Path) -> Any:
     """The library's signer with this key; raises `LineageError` when the key cannot be used."""
     try:
-        return _library().signing.Config().use_elliptic_key_signer(
-            private_key=key, password=os.environ.get(PASSWORD)
-        )  # fmt: skip
+        # The library asks for a text and hands it on to one that asks for bytes, so a text never opens a key.
+        return _library().signing.Config().use_elliptic_key_signer(private_key=key, password=_password())
     except (ValueError, TypeError, OSError) as error:
         raise _cannot_sign(key, error) from error
 
@@ -79,11 +78,15 @@ def public_key(key: Path) -> bytes:
     signer_of(key)  # Says what is wrong with it.
     from cryptography.hazmat.primitives import serialization
 
-    password = os.environ.get(PASSWORD)
-    private = serialization.load_pem_private_key(key.read_bytes(), password.encode() if password else None)
+    private = serialization.load_pem_private_key(key.read_bytes(), _password())
     return private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+
+
+def _password() -> bytes | None:
+    password = os.environ.get(PASSWORD)
+    return password.encode() if password else None
 
 
 def _cannot_sign(key: Path, error: Exception) -> LineageError:

@@ -6,6 +6,7 @@ An override is an entry with a reason in data/licence-overrides.yaml, so that it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -56,7 +57,7 @@ class Review:
     def default_name(self) -> str:
         """A name that complies: the one of params.yaml, with the prefix that a licence asks for."""
         needed = [c.id.rpartition(":")[2] for c in self.conflicts if c.id.startswith("name:")]
-        return f"{needed[0]}-{self.publish_as}" if needed else self.publish_as
+        return f"{max(needed, key=len)}-{self.publish_as}" if needed else self.publish_as
 
 
 def review(settings: Settings, catalog: Catalog, variant: str, root: Path = Path(".")) -> Review:
@@ -94,6 +95,15 @@ def review(settings: Settings, catalog: Catalog, variant: str, root: Path = Path
     )  # fmt: skip
 
 
+def against(name: str, licence: Licence, root: Path = Path(".")) -> list[Conflict]:
+    """What stands against publishing weights that were trained on one source, under whatever name."""
+    state = _State("")
+    _source(name, licence, _facts("terms.yaml"), state)
+    overrides = _overrides(root)
+    found = [one for one in state.conflicts.values() if not one.id.startswith("name:")]
+    return [Conflict(one.id, one.what, overrides.get(one.id)) for one in found]
+
+
 class _State:
     """What is gathered."""
 
@@ -129,7 +139,7 @@ def _source(name: str, licence: Licence, facts: Mapping[str, Any], state: _State
     else:
         _apply(name, stated, facts["licences"][stated], state)
     for key, generator in facts["generators"].items():
-        if generator["mark"] in (licence.evidence or ""):
+        if re.search(generator["mark"], licence.evidence or ""):
             _apply(name, generator["title"], generator, state, key)
             state.name(generator["name_prefix"], generator["title"], name)
             state.carry |= set(generator["carry"])
@@ -152,7 +162,8 @@ def carried_texts(found: Review) -> dict[str, str]:
     folder = resources.files("fusion.publish").joinpath("licences")
     missing = [name for name in found.carry if not folder.joinpath(name).is_file()]
     if missing:
-        titles = ", ".join(entry["title"] for entry in _facts("terms.yaml")["generators"].values() if entry["carry"])
+        generators = _facts("terms.yaml")["generators"].values()
+        titles = ", ".join(entry["title"] for entry in generators if set(entry["carry"]) & set(missing))
         raise PublishError(
             f"{titles}: its texts must accompany weights that were trained on what the model wrote: save them as "
             + ", ".join(f"fusion/publish/licences/{name}" for name in missing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from fusion.secrecy import mask
 
 MAIN = "main"
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
+"""Xet's part of the client has no answer in its errors, only words, and calls a refusal a ConnectionError as well."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,8 @@ def _told(what: str) -> Iterator[None]:
             raise
         reason = mask(" ".join(str(error).split()) or type(error).__name__)
         answers = [answer for one in chain if (answer := getattr(one, "response", None)) is not None]
-        status = answers[0].status_code if answers else None
+        said = _XET_STATUS.search(str(error))
+        status = answers[0].status_code if answers else int(said[1]) if said else None
         # By name: the Hub's client has changed its HTTP library between releases.
         broken = status is None and bool(kinds & {"TransportError", "ConnectionError", "TimeoutError"})
         if status in TRANSIENT or broken:

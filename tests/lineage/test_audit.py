@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc.repo import Repo
@@ -36,6 +38,7 @@ def test_a_clean_tree_has_no_finding(finished: Project, tmp_path: Path):
     assert report.counts["artifacts"] == 10 and report.counts["records"] == 6
     # Each file of the tree and each object was hashed, once.
     assert report.counts["files hashed"] >= 2 * 13
+    assert len(report.artifacts) == 10 and {(one.tree, one.cache) for one in report.artifacts} == {("same", "same")}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -83,6 +86,82 @@ def test_damaged_objects_are_evicted_and_the_tree_can_be_taken_in_again(
         repo.commit("shard@cats", force=True)
     done = CliRunner().invoke(app, ["audit"])
     assert done.exit_code == 0 and "everything is what it is said to be" in done.output
+
+
+def test_the_page_for_people_tells_what_was_looked_at_and_what_is_wrong(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project = finished.copy(tmp_path / "copy")
+    monkeypatch.chdir(project.root)
+    assert CliRunner().invoke(app, ["audit"]).output.splitlines()[-1] == "reports/audit.html"
+    text = (project.root / "reports/audit.html").read_text()
+    assert "Everything is what it is said to be" in text and "Nothing, and no warning." in text
+    for path, sha in json.loads(project.path("records/train/*.json").read_text())["outputs"].items():
+        assert path in text and sha in text
+    assert not re.search(r"""(src|href)=|@import|url\(|https?://""", text), "it has to open offline"
+
+    project.write("data/shards/set/cats/<b>.tar", b"x")
+    project.path("results/tiny/summary.json").unlink()
+    assert CliRunner().invoke(app, ["audit", "--html", "found.html"]).exit_code == 1
+    text = (project.root / "found.html").read_text()
+    assert "2 things are not what they are said to be" in text
+    assert "cats/&lt;b&gt;.tar was added" in text and "cats/<b>" not in text and "dvc checkout --force" in text
+    states = {one["path"]: (one["tree"], one["cache"]) for one in _document(project)["artifacts"]}
+    assert states.pop("data/shards/set/cats") == ("changed", "same")
+    assert states.pop("results/tiny/summary.json") == ("missing", "same")
+    assert set(states.values()) == {("same", "same")}
+    assert CliRunner().invoke(app, ["audit", "--commit", "HEAD"]).exit_code == 0
+    assert "the working tree was not looked at" in (project.root / "reports/audit.html").read_text()
+    assert {one["tree"] for one in _document(project)["artifacts"]} == {None}
+
+
+def _document(project: Project) -> dict[str, Any]:
+    return dict(json.loads((project.root / "reports/audit.json").read_text()))
+
+
+def test_an_anchor_has_to_be_signed_where_a_key_is_named(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project = finished.copy(tmp_path / "copy")
+    away = package_elsewhere(finished, tmp_path / "away")
+    monkeypatch.chdir(project.root)
+    assert CliRunner().invoke(app, ["audit", "--anchor", str(away)]).exit_code == 0
+    (tmp_path / "key.pub").write_text("any key\n")
+    done = CliRunner().invoke(app, ["audit", "--anchor", str(away), "--key", str(tmp_path / "key.pub")])
+    assert done.exit_code == 1 and "anchor-unsigned: there is no model.sig" in done.output
+
+
+def test_licences_that_forbid_publishing_or_that_nobody_knows_are_told(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project = finished.copy(tmp_path / "copy")
+    stages = (project.root / "dvc.yaml").read_text()
+    read = "{data/catalog/set.yaml: ['datasets.set.sources.${item}.licence']}"
+    project.write("dvc.yaml", stages.replace("params: [run.seed]\n", f"params: [run.seed, {read}]\n").encode())
+    project.write(
+        "data/catalog/set.yaml",
+        b"datasets: {set: {sources: {cats: {licence: {declared: GPL-3.0, evidence: by Llama-3.x}},"
+        b" dogs: {licence: {declared: null}}}}}\n",
+    )
+    project.commit("licences")
+    project.run()
+    project.commit("run")
+    monkeypatch.chdir(project.root)
+    done = CliRunner().invoke(app, ["audit"])
+    told = [(one["severity"], one["kind"], one["where"]) for one in _document(project)["findings"]]
+    assert done.exit_code == 1 and told == [
+        ("error", "licence-forbids", "shard@cats"), ("error", "licence-forbids", "shard@cats"),
+        ("warning", "licence-unknown", "shard@dogs"),
+    ]  # fmt: skip
+    assert "copyleft" in done.output and "which version of Llama wrote its texts is not known" in done.output
+    decided = "legal department, 2026-01-07: its authors agreed"
+    project.write(
+        "data/licence-overrides.yaml",
+        f"'GPL-3.0:set/cats': '{decided}'\n'llama-unknown:set/cats': '{decided}'\n".encode(),
+    )
+    project.commit("decided")
+    assert CliRunner().invoke(app, ["audit"]).exit_code == 0
+    assert CliRunner().invoke(app, ["audit", "--strict"]).exit_code == 1
 
 
 def test_an_adopted_checkpoint_is_audited_as_well(finished: Project, tmp_path: Path):

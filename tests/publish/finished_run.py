@@ -21,6 +21,7 @@ from fusion.hashing import file_sha256
 from fusion.lineage.record import record_stage
 from fusion.settings import Settings, load_settings
 from tests.publish.small_checkpoint import write_checkpoint
+from tests.publish.stages import dvc_yaml
 
 HERE = Path(__file__).parents[2]
 COLOURS = {
@@ -32,29 +33,6 @@ COLOURS = {
     "brown": "#7a4a21",
 }
 SHAPES = ("circle", "square", "triangle")
-
-DVC_YAML = """
-stages:
-  curate:
-    matrix: {dataset: [tiny-stage1, tiny-stage1_5, tiny-stage2]}
-    cmd: fusion curate ${item.dataset}
-    outs: ["data/manifests/${item.dataset}"]
-  train_stage2:
-    matrix: {variant: [tiny]}
-    cmd: fusion train ${item.variant} stage2
-    deps: [data/manifests/tiny-stage1, data/manifests/tiny-stage1_5, data/manifests/tiny-stage2]
-    outs: ["checkpoints/${item.variant}/stage2"]
-  evaluate:
-    matrix: {variant: [tiny]}
-    cmd: fusion evaluate ${item.variant}
-    deps: ["checkpoints/${item.variant}/stage2"]
-    outs: ["results/${item.variant}/evaluation"]
-  package:
-    matrix: {variant: [tiny]}
-    cmd: fusion package ${item.variant}
-    deps: ["checkpoints/${item.variant}/stage2", "results/${item.variant}/evaluation", data/manifests/tiny-stage2]
-    outs: ["packages/${item.variant}"]
-"""
 
 SOURCES: dict[str, dict[str, tuple[str, str, str | None]]] = {
     "tiny-stage1": {
@@ -371,7 +349,7 @@ def finished_run(root: Path, *, samples: int = 24, questions: int = 40, scale: i
         params = params.replace(chosen, "{questions: null}")
     (root / "params.yaml").write_text(params)
     (root / "LICENSE").write_text("the licence of the project\n")
-    (root / "dvc.yaml").write_text(DVC_YAML)
+    (root / "dvc.yaml").write_text(dvc_yaml(["stage2"]))
     (root / ".dvc").mkdir()
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n    no_scm = true\n")
     settings = load_settings(root / "params.yaml")

@@ -12,6 +12,7 @@ from fusion.publish.terms import check_licences, review
 from fusion.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
+LLAMA = "Llama Community License Agreement, of a version that is not known"
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,10 @@ def test_the_default_model_may_be_published(project, tmp_path: Path):
 def test_the_published_models_show_every_kind_of_conflict(project, tmp_path: Path):
     found = review(*project, "fusion-phi35-3b", tmp_path)
     kinds = {conflict.id.partition(":")[0] for conflict in found.conflicts}
-    assert {"unknown", "GPL-3.0", "flux-dev"} <= kinds and not found.commercial
-    assert 'show "Built with Llama"' in found.duties["Llama 3 Community License Agreement"]
+    assert kinds == {"unknown", "GPL-3.0", "flux-dev", "llama-unknown"} and not found.commercial
+    assert (
+        'show "Built with Llama"' in found.duties["Llama Community License Agreement, of a version that is not known"]
+    )
     assert any("base model microsoft/Phi-3.5-mini-instruct" in part for part in found.licences["MIT License"])
     assert any("PixelProse" in part for part in found.licences["CC-BY-4.0"])
     with pytest.raises(PublishError, match=r"GPL-3\.0:.*copyleft \(section 5\)"):
@@ -49,7 +52,7 @@ def test_the_default_name_of_every_variant_complies(project, tmp_path: Path):
     [
         ("fusion-llama31-8b", "FUSION-LLaMA3.1-8B", "Llama 3.1 Community License Agreement"),
         # Its language model is Phi-3.5, under MIT: the texts that Llama wrote ask for the name.
-        ("fusion-phi35-3b", "FUSION-Phi3.5-3B", "Llama 3 Community License Agreement"),
+        ("fusion-phi35-3b", "FUSION-Phi3.5-3B", LLAMA),
     ],
 )
 def test_the_historical_names_do_not(project, tmp_path: Path, variant: str, old: str, because: str):
@@ -60,6 +63,41 @@ def test_the_historical_names_do_not(project, tmp_path: Path, variant: str, old:
     (name,) = [conflict for conflict in found.conflicts if conflict.id == "name:Llama"]
     assert name.what.startswith(because) and "begins with `Llama`" in name.what
     assert found.default_name == f"Llama-{old}"
+
+
+FORBIDDEN, UNKNOWN, FREE = "section 1.b.v", "A person has to find out", None
+
+
+@pytest.mark.parametrize(
+    ("evidence", "prefix", "agreement", "against"),
+    [
+        ("texts with Llama-3.x (Llama licence)", "Llama", "llama.md", UNKNOWN),
+        ("texts by Llama", "Llama", "llama.md", UNKNOWN),
+        ("Llama-2-70B", "Llama", "llama.md", UNKNOWN),
+        ("Meta-Llama-3-70B-Instruct wrote it.", "Llama-3", "llama3.md", FORBIDDEN),
+        ("by Llama 3.", "Llama-3", "llama3.md", FORBIDDEN),
+        ("Llama-3.0", "Llama-3", "llama3.md", FORBIDDEN),
+        ("texts with Llama-3.1 (Llama licence)", "Llama", "llama3.1.md", FREE),
+        ("Llama-3.1-405B-Instruct", "Llama", "llama3.1.md", FREE),
+        ("Llama-3.2.", "Llama", "llama3.2.md", FREE),
+        ("Llama 3.3", "Llama", "llama3.3.md", FREE),
+    ],
+)
+def test_the_version_of_llama_that_wrote_the_data_decides(
+    project, tmp_path: Path, evidence: str, prefix: str, agreement: str, against: str | None
+):
+    """Until 3.0 nothing else may be trained on what it wrote, from 3.1 on under a name; else a person must check."""
+    settings, catalog = project
+    name, dataset = "easy-vqa", catalog.datasets["tiny-stage2"]
+    licence = dataset.sources[name].licence.model_copy(update={"evidence": evidence})
+    sources = {**dataset.sources, name: dataset.sources[name].model_copy(update={"licence": licence})}
+    written = {**catalog.datasets, "tiny-stage2": dataset.model_copy(update={"sources": sources})}
+    found = review(settings, catalog.model_copy(update={"datasets": written}), "tiny", tmp_path)
+    told = {conflict.id: conflict.what for conflict in found.conflicts}
+    assert told.pop(f"name:{prefix}").endswith("begins with `" + prefix + "`; it is FUSION-Tiny")
+    assert found.default_name == f"{prefix}-FUSION-Tiny" and agreement in found.carry and len(found.carry) == 2
+    (what,) = told.values() or [None]
+    assert what is None if against is None else against in what and what.startswith("tiny-stage2/easy-vqa: ")
 
 
 def test_an_override_has_a_reason_and_covers_one_conflict(project, tmp_path: Path):
@@ -76,7 +114,12 @@ def test_an_override_has_a_reason_and_covers_one_conflict(project, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("variant", "code", "word"), [("tiny", 0, "it may be published"), ("fusion-llama31-8b", 1, "refused")]
+    ("variant", "code", "word"),
+    [
+        ("tiny", 0, "it may be published"),
+        ("fusion-llama31-8b", 1, "refused"),
+        ("fusion-phi35-3b", 1, "which version of Llama wrote its texts is not known"),
+    ],
 )
 def test_the_command(variant: str, code: int, word: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)

@@ -19,41 +19,9 @@ from fusion.release.publish import Target, publish_variant
 from fusion.settings import Settings, load_settings
 from tests.publish.finished_run import SOURCES, write_columns, write_dataset, write_evaluation, write_training
 from tests.publish.small_checkpoint import write_checkpoint
+from tests.publish.stages import dvc_yaml
 
 HERE = Path(__file__).parents[2]
-DVC_YAML = """
-stages:
-  curate:
-    matrix: {dataset: [tiny-stage1, tiny-stage1_5, tiny-stage2]}
-    cmd: fusion curate ${item.dataset}
-    deps: [code.py]
-    outs: ["data/manifests/${item.dataset}"]
-  train_stage1:
-    matrix: {variant: [tiny]}
-    cmd: fusion train ${item.variant} stage1
-    deps: [data/manifests/tiny-stage1]
-    outs: ["checkpoints/${item.variant}/stage1"]
-  train_stage1_5:
-    matrix: {variant: [tiny]}
-    cmd: fusion train ${item.variant} stage1_5
-    deps: ["checkpoints/${item.variant}/stage1", data/manifests/tiny-stage1_5]
-    outs: ["checkpoints/${item.variant}/stage1_5"]
-  train_stage2:
-    matrix: {variant: [tiny]}
-    cmd: fusion train ${item.variant} stage2
-    deps: ["checkpoints/${item.variant}/stage1_5", data/manifests/tiny-stage2]
-    outs: ["checkpoints/${item.variant}/stage2"]
-  evaluate:
-    matrix: {variant: [tiny]}
-    cmd: fusion evaluate ${item.variant}
-    deps: ["checkpoints/${item.variant}/stage2"]
-    outs: ["results/${item.variant}/evaluation"]
-  package:
-    matrix: {variant: [tiny]}
-    cmd: fusion package ${item.variant}
-    deps: ["checkpoints/${item.variant}/stage2", "results/${item.variant}/evaluation", data/manifests/tiny-stage2]
-    outs: ["packages/${item.variant}"]
-"""
 TRAINED = {"stage1": 1, "stage1_5": 2, "stage2": 3}
 
 
@@ -141,7 +109,7 @@ def _write() -> None:
     shutil.copytree(HERE / "data/tokenizers", "data/tokenizers")
     _small_catalog(root / "data/catalog/tiny.yaml")
     (root / "LICENSE").write_text("the licence of the project\n")
-    (root / "dvc.yaml").write_text(DVC_YAML)
+    (root / "dvc.yaml").write_text(dvc_yaml(list(TRAINED), ["code.py"]))
     (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     (root / "code.py").write_text("# code\n")
     (root / ".dvc").mkdir()

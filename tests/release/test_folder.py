@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,23 @@ def test_a_signature_is_made_once(project: PublishedProject, key: Path, monkeypa
     assert signature.read_bytes() == before
     checks = check_folder(signature.parent, key.with_suffix(".pub"), True)
     assert {check.state for check in checks} == {"passed"}
+
+
+def test_a_key_with_a_password_signs_and_the_password_is_shown_nowhere(
+    project: PublishedProject, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    password, locked = "correct-horse-battery", tmp_path / "locked.pem"
+    lock = ["openssl", "ec", "-in", str(key), "-aes256", "-passout", f"pass:{password}", "-out", str(locked)]
+    subprocess.run(lock, check=True, capture_output=True)
+    said = []
+    for given, code in (("wrong-horse-battery", 1), (password, 0)):
+        process = project.fusion("publish", "tiny", "--key", str(locked), FUSION_SIGNING_PASSWORD=given)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, out + err
+        said.append(out + err)
+    assert "signature: " in said[0] and "FUSION_SIGNING_PASSWORD" in said[0]
+    checks = check_folder(project.root / "published/fusion/FUSION-Tiny", key.with_suffix(".pub"), True)
+    assert {check.state for check in checks} == {"passed"}
+    assert not any(word in text for text in said for word in (password, "wrong-horse-battery"))
+    for path in project.root.rglob("*"):
+        assert not path.is_file() or password.encode() not in path.read_bytes(), path

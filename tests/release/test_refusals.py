@@ -29,16 +29,30 @@ def illegal_name(project: PublishedProject) -> None:
     project.commit()
 
 
-def name_against_a_licence(project: PublishedProject) -> None:
+def written_by(project: PublishedProject, model: str) -> None:
     path = project.root / "data/catalog/tiny.yaml"
-    written = "declared: MIT\n          evidence: texts with Llama-3.x\n"
+    written = f"declared: MIT\n          evidence: texts with {model}\n"
     path.write_text(path.read_text().replace("declared: MIT\n", written))
     project.commit()
 
 
+def name_against_a_licence(project: PublishedProject) -> None:
+    written_by(project, "Llama-3.1")
+
+
 def no_text_of_a_licence(project: PublishedProject) -> None:
     project.set("variants.tiny.publish_as", "Llama-FUSION-Tiny")
-    name_against_a_licence(project)
+    written_by(project, "Llama-3.1")
+
+
+def writer_of_an_unknown_version(project: PublishedProject) -> None:
+    project.set("variants.tiny.publish_as", "Llama-FUSION-Tiny")
+    written_by(project, "Llama-3.x")
+
+
+def writer_whose_licence_forbids_it(project: PublishedProject) -> None:
+    project.set("variants.tiny.publish_as", "Llama-3-FUSION-Tiny")
+    written_by(project, "Llama-3.0")
 
 
 def dirty_tree(project: PublishedProject) -> None:
@@ -87,8 +101,10 @@ CASES: list[tuple[Callable[[PublishedProject], None], tuple[str, ...]]] = [
     (failed_gate, ("gate: `fusion gate tiny` does not pass it", "scenes-test", "FAIL")),
     (unknown_licence, ("tiny-stage1_5/text: its licence is not known", "data/licence-overrides.yaml")),
     (illegal_name, ("name: fusion/FUSION--Tiny-Stage1 cannot be the name", "change variants.tiny.publish_as")),
-    (name_against_a_licence, ("name:Llama: Llama 3 Community License Agreement", "begins with `Llama`")),
-    (no_text_of_a_licence, ("Llama 3 Community License Agreement: its texts must", "publish/licences/llama3.md")),
+    (name_against_a_licence, ("name:Llama: Llama 3.1 Community License Agreement", "begins with `Llama`")),
+    (no_text_of_a_licence, ("Llama 3.1 Community License Agreement: its texts", "publish/licences/llama3.1.md")),
+    (writer_of_an_unknown_version, ("which version of Llama wrote its texts is not known", "A person has to find out")),
+    (writer_whose_licence_forbids_it, ("llama-3.0:tiny-stage2/easy-vqa", "section 1.b.v", "any other large language")),
     (dirty_tree, ("tree: the tree differs from the commit in params.yaml: commit it",)),
     (override_that_nobody_committed, ("tree: data/licence-overrides.yaml is not committed as it is", "git add")),
     (missing_record, ("records/train_stage1-tiny/ has no record", "git checkout -- records")),

@@ -20,6 +20,21 @@ class Finding:
     remedy: str
 
 
+@dataclass(frozen=True, order=True)
+class Artifact:
+    """An output of a stage. `sha256` and `record`: of the run that made it, None where no record fits.
+
+    `tree` and `cache`: same, changed, missing, or unknown without a record; `tree` is None where it was not looked at.
+    """
+
+    path: str
+    stage: str
+    sha256: str | None
+    record: str | None
+    tree: str | None
+    cache: str
+
+
 @dataclass
 class Report:
     """The findings, and what was looked at: `counts` of artifacts, records, objects, bytes hashed."""
@@ -29,6 +44,8 @@ class Report:
     commit: str | None = None
     damaged_objects: set[str] = field(default_factory=set)
     """MD5 of cache objects whose content is not what their name says."""
+    artifacts: list[Artifact] = field(default_factory=list)
+    """Each output that dvc.lock names."""
 
     def error(self, kind: str, where: str, what: str, remedy: str) -> None:
         """Something is not as it is said to be."""
@@ -60,10 +77,11 @@ class Report:
     def document(self) -> dict[str, Any]:
         """For machines."""
         return {
-            "format": 1,
+            "format": 2,
             "commit": self.commit,
             "passed": not self.errors,
             "counts": dict(sorted(self.counts.items())),
             "findings": [asdict(finding) for finding in self.sorted],
             "damaged_objects": sorted(self.damaged_objects),
+            "artifacts": [asdict(artifact) for artifact in self.artifacts],
         }

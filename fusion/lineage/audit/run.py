@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fusion.lineage.audit.chain import check_chain, check_committed, check_history, read_all
-from fusion.lineage.audit.contents import Contents
-from fusion.lineage.audit.findings import Report
+from fusion.lineage.audit.contents import Content, Contents
+from fusion.lineage.audit.findings import Artifact, Report
 from fusion.lineage.audit.lockfile import check_lock
 from fusion.lineage.environment import CODE
 from fusion.lineage.errors import LineageError
@@ -56,6 +56,7 @@ def _audit(root: Path, cache: Cache, work: bool) -> tuple[Report, dict[str, Reco
     current: dict[str, Record] = {}
     for name, locked in lock.items():
         record = _record_of(locked, records, contents, hasher)
+        report.artifacts += [_artifact(path, locked, record, contents, work) for path in locked.outs]
         if record is None and not locked.outs:
             continue  # A mere check: it makes nothing that a record could tell of.
         if record is None:
@@ -66,10 +67,23 @@ def _audit(root: Path, cache: Cache, work: bool) -> tuple[Report, dict[str, Reco
         if name in stages:
             sources = source_inputs(stages[name], stages)
             _check_record(locked, record, sources, hasher, report)
+    report.artifacts.sort()
     check_chain(current, records, report)
     if work:
         _check_orphans(root, set(entry.path for entry in entries), report)
     return report, current
+
+
+def _artifact(path: str, locked: Locked, record: Record | None, contents: Contents, work: bool) -> Artifact:
+    sha = record.outputs.get(path) if record else None
+
+    def state(content: Content | None) -> str:
+        if content is None or not content.whole:
+            return "missing"
+        return "unknown" if sha is None else "same" if content.sha256 == sha else "changed"
+
+    tree = state(contents.work.get(path)) if work else None
+    return Artifact(path, locked.name, sha, record.path if record else None, tree, state(contents.cached.get(path)))
 
 
 def _candidates(locked: Locked, records: Mapping[str, list[Record]]) -> list[Record]:
