@@ -38,11 +38,11 @@ class Note:
         aside.write_text(json.dumps(vars(self)), encoding="utf-8")
         aside.replace(path)
 
-    def living(self) -> str | None:
-        """The number of the job if it waits or runs."""
+    def living(self, patient: bool = False) -> str | None:
+        """The number of the job if it waits or runs. `patient`: see `squeue`."""
         if self.job is not None:
-            return self.job if is_there(self.job) else None
-        for line in squeue("--user", str(os.getuid()), "--format=%i %k").splitlines():
+            return self.job if is_there(self.job, patient) else None
+        for line in squeue("--user", str(os.getuid()), "--format=%i %k", patient=patient).splitlines():
             job, _, comment = line.strip().partition(" ")
             if comment.strip() == self.tag:
                 return job
@@ -76,8 +76,12 @@ def _is_our_own(note: Note) -> bool:
     return own is not None and note.job in (own, None)
 
 
-def squeue(*words: str) -> str:
-    """What SLURM tells of jobs; a controller that does not answer is asked until it does."""
+def squeue(*words: str, patient: bool) -> str:
+    """What SLURM tells of jobs. `patient`: a controller that does not answer is asked until it does.
+
+    Raises:
+        LaunchError: it does not answer, and nobody is patient.
+    """
     told = False
     while True:
         done = subprocess.run(["squeue", "--noheader", *words], capture_output=True, text=True, check=False)
@@ -85,15 +89,17 @@ def squeue(*words: str) -> str:
             return done.stdout
         if "Invalid job id" in done.stderr:
             return ""
+        if not patient:
+            raise LaunchError(f"SLURM cannot be asked whether a job is at work here: {done.stderr.strip()}")
         if not told:
             tell(f"squeue: {done.stderr.strip()}; it is asked again until it answers")
         told = True
         time.sleep(1.0)
 
 
-def is_there(job: str) -> bool:
-    """Whether a job waits or runs."""
-    return bool(squeue("--format=%T", "--jobs", job).strip())
+def is_there(job: str, patient: bool) -> bool:
+    """Whether a job waits or runs. `patient`: see `squeue`."""
+    return bool(squeue("--format=%T", "--jobs", job, patient=patient).strip())
 
 
 def tell(text: str) -> None:

@@ -59,7 +59,7 @@ def submit(recipe: Recipe, launch: Launch, ask: float = ASK_SECONDS) -> Ending:
     note = folder / f"{job_name(recipe)}.job"
     with _stopping() as requests:
         left = Note.read(note)
-        if left is not None and (job := left.living()) is not None:
+        if left is not None and (job := left.living(patient=True)) is not None:
             ending = _join(job, left.recipe == identity, note, requests, ask)
             if ending is not None:
                 return ending
@@ -111,7 +111,7 @@ def _hand_in(script: Path, root: Path, tag: str) -> str:
 
 def _wait(job: str, note: Path, requests: _Requests, ask: float, stop: bool = False) -> Ending:
     told = False
-    while is_there(job):
+    while is_there(job, patient=True):
         if requests.at_once():
             _scancel(job)
         elif (stop or requests.numbers) and not told:
@@ -133,7 +133,7 @@ def _ask_to_stop(job: str) -> bool:
 
     A job that has no ranks yet has nothing to save: it is cancelled.
     """
-    steps = [line.split(".")[-1] for line in squeue("--steps", "--format=%i", "--jobs", job).split()]
+    steps = [line.split(".")[-1] for line in squeue("--steps", "--format=%i", "--jobs", job, patient=True).split()]
     if any(step.isdigit() for step in steps):
         return _scancel("--signal=TERM", job)
     return _scancel(job)

@@ -132,20 +132,20 @@ def test_a_job_at_work_in_it_keeps_it_at_its_commit(project, tmp_path, monkeypat
     (folder / "runs/launch/fusion-micro-stage1.job").write_text('{"tag": "t", "recipe": "r", "job": "17"}')
     squeue = tmp_path / "bin/squeue"
     squeue.parent.mkdir()
-    squeue.write_text("#!/bin/bash\n[ ! -e $0.at-work ] || echo RUNNING\n")
+    squeue.write_text("#!/bin/bash\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     squeue.chmod(0o755)
-    (tmp_path / "bin/squeue.at-work").touch()
+    monkeypatch.setenv("PATH", f"{squeue.parent}{os.pathsep}{os.environ['PATH']}")
     first = project.head()
     project.amount(2)
     project.commit("another amount")
-    with pytest.raises(FlowError, match="not on PATH to ask for it"):
+    with pytest.raises(FlowError, match="Unable to contact slurm controller"):
         prepare(project.root, "main", folder)
-    monkeypatch.setenv("PATH", f"{squeue.parent}{os.pathsep}{os.environ['PATH']}")
+    squeue.write_text("#!/bin/bash\necho RUNNING\n")
     assert prepare(project.root, first, folder) == folder
     with pytest.raises(FlowError, match=r"job 17 \(fusion-micro-stage1\) is still at work there"):
         prepare(project.root, "main", folder)
     assert StoredProject(folder).head() == first
-    (tmp_path / "bin/squeue.at-work").unlink()
+    squeue.write_text("#!/bin/bash\n")
     prepare(project.root, "main", folder)
     assert StoredProject(folder).head() == project.head()
 
