@@ -190,6 +190,10 @@ def test_what_cannot_be_compared_does_not_pass(project: Project) -> None:
     with judging(lambda body: "8 8") as server:
         project.params(["LLaVA_W"], ["LLaVA_W"], judge=server.address)
         project.evaluate(lambda ask: "A square.")
+        once = project.document["columns"]["LLaVA_W"]
+        project.evaluate(lambda ask: "A square.")
+        assert len(server.requests) == 60 and project.document["columns"]["LLaVA_W"] == once
+    assert once["judge"] == {"model": "j", "failed": False, "verdicts": 60, "calls": 60, "failures": 0}
     found = verdicts(project)["LLaVA_W"]
     assert found.status is Status.INCOMPARABLE and found.score.startswith("100.0 (") and found.blocks
 
@@ -211,6 +215,8 @@ def test_a_judge_that_fails_makes_no_number(project: Project, behaviour: Any, re
         project.evaluate(lambda ask: "A square.")
     facts = project.document["columns"]["LLaVA_W"]
     assert facts["status"] == "INVALID" and "value" not in facts
+    assert facts["judge"]["failed"] and facts["judge"]["failures"] == 1
+    assert facts["judge"]["calls"] == facts["judge"]["verdicts"] + 1
     found = verdicts(project)["LLaVA_W"]
     assert found.status is Status.INVALID and reason in found.reason and found.score == "" and found.blocks
 
