@@ -127,6 +127,7 @@ def test_it_asks_the_weights_that_are_saved_and_changes_none(
     clear(recipe)
 
 
+@pytest.mark.long
 def test_a_kill_ends_the_process_that_asks_and_the_stage_goes_on_to_the_same_weights(folder: Path) -> None:
     """And a checkup that fails, here for want of questions, is told, while training goes on."""
     put(folder, None, None)
