@@ -46,7 +46,7 @@ def test_both_engines_give_the_same_score(built: Project) -> None:
 
 @NEEDED
 def test_columns_that_lmms_eval_cannot_run_are_told_and_no_number(built: Project) -> None:
-    """An unknown task, and data that cannot be fetched: lmms-eval itself would end with exit code 0."""
+    """An unknown task, and data that cannot be fetched, for want of a token at the latest: exit code 1, no number."""
     built.set("variants.micro.evaluation.columns", ["POPE", "MMVP"])
     built.set("engine.task", "popes", "fusion/evaluate/columns/pope.yaml")
     with socket.socket() as free:
