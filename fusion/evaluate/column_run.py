@@ -106,12 +106,17 @@ def _scored(
     if scorer.name == "mm_vet":
         write_answers(answers, submissions)
     judge = Judge(settings.evaluation.judge, root)
-    facts["judge"] = {"model": settings.evaluation.judge.model, "failed": True}
-    records = []
-    for question in questions:
-        words = judge.ask(scorer.prompt(question, answers[question.id]), lambda text: scorer.verdict(text) is not None)
-        records.append(Record(question, answers[question.id], scorer.judged(question, answers[question.id], words)))
-    facts["judge"]["failed"] = False
+    records: list[Record] = []
+    try:
+        for question in questions:
+            asked = scorer.prompt(question, answers[question.id])
+            words = judge.ask(asked, lambda text: scorer.verdict(text) is not None)
+            records.append(Record(question, answers[question.id], scorer.judged(question, answers[question.id], words)))
+    finally:
+        facts["judge"] = {
+            "model": settings.evaluation.judge.model, "failed": len(records) < len(questions),
+            "verdicts": len(records), "calls": judge.behind, "failures": judge.behind - len(records),
+        }  # fmt: skip
     return Scored(tuple(records), scorer.values(records))
 
 

@@ -45,6 +45,8 @@ class Judge:
         calls: requests that were sent.
         failures: those among them that gave nothing that could be read.
         remembered: answers that came from the cache.
+        behind: requests behind all that was asked, those of remembered answers too, so that it is the same whenever
+            an answer came.
     """
 
     def __init__(self, settings: JudgeSettings, root: Path = Path()) -> None:
@@ -56,7 +58,7 @@ class Judge:
         self._settings = settings
         self._cache = root / CACHE
         self._opener = build_opener(_NoRedirect)
-        self.calls = self.failures = self.remembered = 0
+        self.calls = self.failures = self.remembered = self.behind = 0
 
     def ask(self, prompt: str, readable: Callable[[str], bool]) -> str:
         """The judge's words for `prompt`; only words that are `readable` are remembered and returned.
@@ -71,22 +73,25 @@ class Judge:
         key = json_sha256(body)
         path = self._cache / key[:2] / f"{key}.json"
         if path.is_file():
-            words = str(json.loads(path.read_text(encoding="utf-8"))["words"])
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            words = str(kept["words"])
             if readable(words):
                 self.remembered += 1
+                self.behind += int(kept.get("requests", 1))
                 return words
         reason = ""
         for attempt in range(self._settings.attempts):
             if attempt:
                 time.sleep(min(self._settings.wait_seconds * 2 ** (attempt - 1), 60.0))
             self.calls += 1
+            self.behind += 1
             try:
                 words = self._post(body)
             except (OSError, HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
                 reason = _told(error)
             else:
                 if readable(words):
-                    write_json({"request": body, "words": words}, path)
+                    write_json({"request": body, "words": words, "requests": attempt + 1}, path)
                     return words
                 reason = f"its words cannot be read: {words[:80]!r}"
             self.failures += 1

@@ -35,6 +35,15 @@ def gate(project: Project, monkeypatch: pytest.MonkeyPatch, *options: str) -> tu
     return result.exit_code, result.output
 
 
+def blocked(project: Project, monkeypatch: pytest.MonkeyPatch, name: str) -> Verdict:
+    """The verdict over a column for which the command has ended with exit code 1, and that blocks."""
+    code, output = gate(project, monkeypatch, "--json")
+    assert code == 1
+    found = {facts["column"]: Verdict(**facts | {"status": Status(facts["status"])}) for facts in json.loads(output)}
+    assert found[name].blocks
+    return found[name]
+
+
 def test_all_is_well(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.evaluate(mmvp(240))  # 80.0, published 76.0
     found = verdicts(project)
@@ -130,11 +139,13 @@ def edited(name: str, key: str, value: Any) -> Callable[[Project], None]:
         (lambda project: project.edit(lambda d: d["columns"].pop("MMVP")), "MMVP", Status.NOT_RUN, "not among"),
     ],
 )
-def test_damage(project: Project, damage: Any, name: str, status: Status, reason: str) -> None:
+def test_damage(
+    project: Project, monkeypatch: pytest.MonkeyPatch, damage: Any, name: str, status: Status, reason: str
+) -> None:
     project.evaluate(mmvp(240))
     damage(project)
-    found = verdicts(project)[name]
-    assert found.status is status and reason in found.reason and found.blocks
+    found = blocked(project, monkeypatch, name)
+    assert found.status is status and reason in found.reason
 
 
 @pytest.mark.parametrize("name", ["columns.json", "records.parquet", "scores.json"])
@@ -148,24 +159,27 @@ def test_a_file_that_is_missing_or_broken(project: Project, name: str) -> None:
         judge_variant(project.settings, "tiny", project.root)
 
 
-def test_answers_that_name_nothing_are_no_low_number_but_none(project: Project) -> None:
+def test_answers_that_name_nothing_are_no_low_number_but_none(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.evaluate(lambda ask: "I am a language model")
-    found = verdicts(project)["MMVP"]
+    found = blocked(project, monkeypatch, "MMVP")
     assert found.status is Status.INVALID and "100.0% of the answers name nothing" in found.reason
 
 
-def test_data_that_is_not_there_or_not_whole(project: Project) -> None:
+def test_data_that_is_not_there_or_not_whole(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.params(["MMVP"], ["MMVP"], roots={"MMVP": "nowhere"})
     project.evaluate(mmvp(240))
-    assert "nowhere is not there: it must hold Questions.csv" in verdicts(project)["MMVP"].reason
+    found = blocked(project, monkeypatch, "MMVP")
+    assert found.status is Status.INVALID and "nowhere is not there: it must hold Questions.csv" in found.reason
     project.params(["MMVP"], ["MMVP"], roots={"POPE": "pope"})
     project.evaluate(mmvp(240))
     assert "names no folder for MMVP" in verdicts(project)["MMVP"].reason
     project.params(["MMVP"], ["MMVP"])
     made.make_mmvp(project.root / "mmvp", 149)
     system = project.evaluate(mmvp(240))
-    found = verdicts(project)["MMVP"]
-    assert found.status is Status.INVALID and "298 questions" in found.reason and found.blocks
+    found = blocked(project, monkeypatch, "MMVP")
+    assert found.status is Status.INVALID and "298 questions" in found.reason
     assert system.asked == [], "nothing is asked of a benchmark that is not whole"
     made.make_mmvp(project.root / "mmvp", 150)
     (project.root / "mmvp/MMVP Images/7.jpg").unlink()
@@ -190,6 +204,10 @@ def test_what_cannot_be_compared_does_not_pass(project: Project) -> None:
     with judging(lambda body: "8 8") as server:
         project.params(["LLaVA_W"], ["LLaVA_W"], judge=server.address)
         project.evaluate(lambda ask: "A square.")
+        once = project.document["columns"]["LLaVA_W"]
+        project.evaluate(lambda ask: "A square.")
+        assert len(server.requests) == 60 and project.document["columns"]["LLaVA_W"] == once
+    assert once["judge"] == {"model": "j", "failed": False, "verdicts": 60, "calls": 60, "failures": 0}
     found = verdicts(project)["LLaVA_W"]
     assert found.status is Status.INCOMPARABLE and found.score.startswith("100.0 (") and found.blocks
 
@@ -197,6 +215,7 @@ def test_what_cannot_be_compared_does_not_pass(project: Project) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
+        (lambda body: "8 8", "refused"),
         (lambda body: 500, "HTTP 500"),
         (lambda body: [b" "] * 40, "no answer in time"),
         (lambda body: "Both are fine answers!", "cannot be read"),
@@ -204,15 +223,22 @@ def test_what_cannot_be_compared_does_not_pass(project: Project) -> None:
         (lambda body: "-1 -1" if "What is 59?" in body["messages"][0]["content"] else "8 8", "cannot be read"),
     ],
 )
-def test_a_judge_that_fails_makes_no_number(project: Project, behaviour: Any, reason: str) -> None:
+def test_a_judge_that_fails_makes_no_number(
+    project: Project, monkeypatch: pytest.MonkeyPatch, behaviour: Any, reason: str
+) -> None:
+    """Down, in error, slow, babbling."""
     made.make_llava_wild(project.root / "wild", 60)
     with judging(behaviour) as server:
+        if reason == "refused":
+            server.close()
         project.params(["LLaVA_W"], ["LLaVA_W"], judge=server.address)
         project.evaluate(lambda ask: "A square.")
     facts = project.document["columns"]["LLaVA_W"]
     assert facts["status"] == "INVALID" and "value" not in facts
-    found = verdicts(project)["LLaVA_W"]
-    assert found.status is Status.INVALID and reason in found.reason and found.score == "" and found.blocks
+    assert facts["judge"]["failed"] and facts["judge"]["failures"] == 1
+    assert facts["judge"]["calls"] == facts["judge"]["verdicts"] + 1
+    found = blocked(project, monkeypatch, "LLaVA_W")
+    assert found.status is Status.INVALID and reason in found.reason and found.score == ""
 
 
 def test_no_judge_at_all(project: Project) -> None:

@@ -84,6 +84,8 @@ def test_nonsense_is_not_remembered_and_a_later_good_word_is(tmp_path: Path) -> 
     with judging(lambda body: next(words)) as server:
         client = judge(tmp_path, server.address)
         assert client.ask("how good?", number) == "0.7" and client.failures == 1
+        later = judge(tmp_path, server.address)
+        assert later.ask("how good?", number) == "0.7" and (later.calls, later.behind, client.behind) == (0, 2, 2)
     with judging(lambda body: "well, well") as server, pytest.raises(JudgeError, match="cannot be read: 'well, well'"):
         judge(tmp_path, server.address).ask("another", number)
 

@@ -7,6 +7,7 @@ once, at the end; a process that dies leaves nothing that could be taken for a r
 import json
 import sys
 from argparse import Namespace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def main() -> None:
     document = {
         "results": {key: value for key, value in results["results"][task].items() if isinstance(value, int | float)},
         "samples": [_sample(sample) for sample in results["samples"][task]],
-        "version": results["lmms_eval_version"],
+        # What it calls its version is the git commit of whatever folder it lies in.
+        "version": version("lmms-eval"),
     }
     write_json(document, Path(sys.argv[2]))
 
