@@ -53,7 +53,7 @@ test: $(STAMP) ## Pass the tests (<= 15 minutes on 2 cores)
 test-all: $(STAMP) ## Pass the tests, the long ones too
 	python -m pytest tests -m ""
 
-ablation: $(STAMP) ## What each part of the model adds: 12 runs of tiny, 2 hours by estimate; goes on after a kill
+ablation: $(STAMP) ## What each part of the model adds: 12 runs of tiny, about 2 hours; goes on after a kill
 	python -m benchmarks.ablation
 
 check: $(STAMP) ## Lint and type check
