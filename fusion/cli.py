@@ -243,9 +243,6 @@ def train(
     ] = None,
 ) -> None:
     """Train one stage of a variant; started again after a crash, it continues."""
-    from fusion.launchers.start import printed, start_of
-    from fusion.shared_memory import remove_unused_buffers
-    from fusion.train.launch import train_stage
     from fusion.train.recipe import make_recipe
 
     if stage not in STAGES:
@@ -256,6 +253,10 @@ def train(
         from fusion.train.origins import tell_step
 
         return print(tell_step(recipe, what_was_in))
+    from fusion.launchers.start import printed, start_of
+    from fusion.shared_memory import remove_unused_buffers
+    from fusion.train.launch import train_stage
+
     if launcher == "print":
         return print(printed(recipe, settings.launch, kind), end="")
     start = start_of(recipe, settings.launch, launcher, node_rank)
