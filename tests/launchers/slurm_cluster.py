@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={short}/munge.socket
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -30,7 +31,7 @@ ReturnToService=2
 SlurmctldPort={ports[0]}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmdSpoolDir={folder}/spool-%n
+SlurmdSpoolDir={short}/%n
 StateSaveLocation={folder}/state
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
@@ -57,16 +58,23 @@ def missing() -> str | None:
 def running(folder: Path) -> Iterator[dict[str, str]]:
     """Runs it until the block ends; the environment in which its programs find it. What it says lies in `folder`."""
     (folder / "state").mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="slurm-") as short:  # a socket's path has 107 characters at most
+        yield from _run(folder, Path(short))
+
+
+def _run(folder: Path, short: Path) -> Iterator[dict[str, str]]:
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
     environment = {**os.environ, "PATH": _PATH, "SLURM_CONF": str(folder / "slurm.conf")}
     (folder / "slurm.conf").write_text(
-        _CONF.format(host=socket.gethostname(), user=getpass.getuser(), folder=folder, ports=_free_ports(3)),
+        _CONF.format(
+            host=socket.gethostname(), user=getpass.getuser(), folder=folder, short=short, ports=_free_ports(3)
+        ),
         encoding="utf-8",
     )
     munged = [
-        "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
+        "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={short}/munge.socket",
         f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log", f"--seed-file={folder}/munged.seed",
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
@@ -76,7 +84,7 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
             stack.callback(process.wait, 60)
             stack.callback(process.terminate)
             if command is munged:
-                _until(lambda: (folder / "munge.socket").exists(), folder)
+                _until(lambda: (short / "munge.socket").exists(), folder)
         _until(lambda: _idle(environment) == 2, folder)
         yield {name: environment[name] for name in ("PATH", "SLURM_CONF")}
         subprocess.run(["scancel", "--user", getpass.getuser()], env=environment, check=True)
