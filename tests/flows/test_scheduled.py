@@ -46,4 +46,4 @@ def test_a_schedule_starts_a_run_that_leaves_its_results_on_a_branch(tmp_path: P
     stages = yaml.safe_load(git("show", f"{branch}:dvc.lock"))["stages"]
     assert "validate@micro-stage1" in stages
     kept = {path.parent.name + path.name for path in (tmp_path / "store/files/md5").glob("*/*")}
-    assert {out["md5"] for facts in stages.values() for out in facts["outs"] if out.get("cache", True)} <= kept
+    assert {out["md5"] for facts in stages.values() for out in facts.get("outs", []) if out.get("cache", True)} <= kept
