@@ -72,7 +72,7 @@ class FlowRun:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(project.root), "FUSION_GRACE_SECONDS": "10"}
         self._lock = project.root / LOCK
-        self._lock.unlink(missing_ok=True)
+        self._before = self._holder()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.pipeline", *arguments], cwd=project.root, env=environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -81,6 +81,10 @@ class FlowRun:
     @property
     def id(self) -> str:
         """The run's id; empty until it has the working tree."""
+        holder = self._holder()
+        return "" if holder == self._before else holder
+
+    def _holder(self) -> str:
         with contextlib.suppress(OSError, ValueError):
             return str(json.loads(self._lock.read_text(encoding="utf-8"))["run"])
         return ""

@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("values", nargs="*", metavar="NAME=VALUE", help="parameters of the flow")
     parser.add_argument("--follow", action="store_true", help="wait for the end; the exit code tells how it was")
     parser.add_argument("--cancel", metavar="RUN", help="cancel this run instead")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # `--follow` may stand between the words.
     root = Path(".")
     try:
         prepare(root)

@@ -164,7 +164,7 @@ def test_two_workers_of_a_server_on_postgresql_run_one_run_each(tmp_path: Path) 
             done = subprocess.run(command, env=telling, cwd=tmp_path, capture_output=True, text=True, timeout=600)
             assert done.stdout.startswith(words), done.stdout + done.stderr
         blocks = json.dumps(call(api, "/block_documents/filter", {"include_secrets": False}, auth))
-        assert "fusion-webhook" in blocks and listener.address not in blocks
+        assert "fusion-notify-url-webhook" in blocks and listener.address not in blocks
         for name in ("one", "two"):
             worker = [*prefect, "worker", "start", "--pool", "machines", "--name", name, "--limit", "1"]
             stack.enter_context(started(worker, telling, tmp_path / f"worker-{name}.log"))
