@@ -32,6 +32,8 @@ RETRY_NAMES = frozenset(
         "DisconnectError",
     }
 )
+DENIED_NAMES = frozenset({"PermissionDenied", "HostKeyNotVerifiable"})
+"""Of asyncssh: kinds of DisconnectError that no second try helps against."""
 RETRY_ERRNO = frozenset({4, 5, 11, 16, 101, 103, 104, 110, 111, 113, 116})
 """EINTR, EIO, EAGAIN, EBUSY, and those of an unreachable network, a broken connection and a stale file handle."""
 
@@ -40,6 +42,8 @@ def is_transient(error: BaseException) -> bool:
     """Whether trying again may help, by the error itself and those that it comes from."""
     for cause in _chain(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
+        if names & DENIED_NAMES:
+            return False
         if isinstance(cause, (ConnectionError, TimeoutError)) or names & RETRY_NAMES:
             return True
         if isinstance(cause, OSError) and cause.errno in RETRY_ERRNO:
