@@ -107,7 +107,6 @@ def test_a_deployment_from_the_button_to_the_artifacts(
     assert {task["name"] for task in tasks} == stages
     assert {task["state"]["type"] for task in tasks} == {"COMPLETED"}
     open_run(page, ui, run)
-    picture(page, "run", tmp_path)
     page.get_by_role("tab", name=re.compile("Task Runs")).click()
     page.get_by_text("train_stage1@micro").first.wait_for()
     assert page.get_by_text("Completed").count() > 1 and page.get_by_text("Failed").count() == 0
@@ -143,7 +142,6 @@ def test_a_run_is_cancelled_during_training(ui: Service, page: Any, project: Pro
         lambda: [one for one in processes_with(RUN_ID, str(run)) if "fusion.train" in one.cmdline()], PATIENCE
     )
     open_run(page, ui, run)
-    picture(page, "training", tmp_path)
     page.get_by_role("button", name="Open menu").first.click()
     page.get_by_role("menuitem", name="Cancel").click()
     page.get_by_role("button", name="Cancel Flow Run").click()
