@@ -187,6 +187,7 @@ def check_lock(project: Project, expected: bytes, after: str) -> None:
 
 def rounds(project: Project, count: int, seed: int) -> dict[str, Any]:
     """Disturbs so many runs of a built project; raises `RuntimeError` where something is not as it has to be."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background processes begin with it ignored.
     chance = random.Random(seed)
     expected = (project.root / "dvc.lock").read_bytes()
     stages = [name for name, outs in project.lock().items() if outs]
