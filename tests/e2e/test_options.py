@@ -19,7 +19,7 @@ from tests.e2e.disturbed import train_again_with_a_kill
 from tests.e2e.project import Project, copy_project, executed
 from tests.e2e.test_resume import LOG, WEIGHTS, kill, start
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": {"language": "all", "vision": ["fc1"]}}
 STAGE1 = "variants.micro.stages.stage1"
 
