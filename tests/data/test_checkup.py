@@ -203,3 +203,29 @@ def test_any_json_is_counted_once(workshop: Workshop, capsys, records):
     code, out = check(workshop, capsys)
     assert f" {len(records)} samples: " in out
     assert (code == 0) == (f"{len(records)} of {len(records)} have sound" in out and "missing-image" not in out)
+
+
+SIGNS = [
+    ("csv", 'image,caption\n0.png,"Big Joe\n1.png,he is 5"\n2.png,two\n', "1 of 2: texts with separators behind"),
+    ("tsv", 'image\tcaption\n0.png\tzero\n1.png\t"one"\n2.png\ta 2" nail\n', "1 of 3: texts in double quotes"),
+    ("csv", 'image,caption\n0.png,"zero, or ""none"""\n1.png,"one\nline"\n2.png,two\n', None),
+]
+
+
+@pytest.mark.parametrize(("ending", "content", "told"), SIGNS)
+def test_texts_that_look_like_wrong_quoting_are_noted(
+    workshop: Workshop, capsys, ending: str, content: str, told: str | None
+):
+    workshop.add("own", b"", PICTURES)
+    images = workshop.sources["own"]["origin"]["images"]
+    (workshop.published / f"own.{ending}").write_text(content)
+    workshop.sources["own"]["origin"] = {
+        "kind": "table",
+        "file": f"own.{ending}",
+        "images": images,
+        "text": "caption",
+        "prompts": ["Red, green or blue?"],
+    }
+    code, out = check(workshop, capsys)
+    assert code == 0
+    assert told in out if told else "texts" not in out.replace("sound roles, texts", "")
