@@ -1,5 +1,6 @@
 """Hostile tables: quotes, cells and encodings of CSV and TSV files, and what other writers of tables leave in them."""
 
+import json
 from collections.abc import Callable
 
 from tests.data.hostile import CASES, Case, Expected, Place
@@ -44,7 +45,9 @@ table("rows-of-nothing", {}, "csv", _rows("", "", "\r"))
 table("nuls-in-a-cell", {1: "ingest/bad-image-path"}, "csv", _rows("1\0.png,a\0b"))
 table("a-table-with-a-mark", {}, "csv", lambda place: b"\xef\xbb\xbf" + _rows()(place).encode())
 table("a-table-as-windows-ends-it", {1: GONE}, "csv", _rows("1.png,a dog SEED", end="\r\n"))
-table("a-table-in-latin-1", "is not UTF-8 .*iconv", "csv", lambda place: _rows("1.png,caf\xe9")(place).encode("latin-1"))
+table(
+    "a-table-in-latin-1", "is not UTF-8 .*iconv", "csv", lambda place: _rows("1.png,caf\xe9")(place).encode("latin-1")
+)
 table("a-table-in-utf-16", "is not UTF-8 .*iconv", "csv", lambda place: _rows()(place).encode("utf-16"))
 table("a-table-without-rows", "holds no sample", "csv", lambda place: "image,caption\n")
 table("a-table-of-no-bytes", "is empty", "csv", lambda place: b"")
@@ -55,4 +58,16 @@ table(
     {1: GONE, 2: GONE},
     "tsv",
     lambda place: _rows('1.png,"Big Joe SEED', "2.png,a dog SEED")(place).replace(",", "\t"),
+)
+table(
+    "numbers-that-are-none",
+    {1: "ingest/bad-message", 2: "ingest/bad-message"},
+    "json",
+    lambda place: json.dumps(
+        [
+            {"image": "0.png", "caption": f"a sound caption of {place.seed}"},
+            {"image": "0.png", "caption": float("nan")},
+            {"image": "0.png", "caption": None},
+        ]
+    ),
 )

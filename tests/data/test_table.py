@@ -171,6 +171,52 @@ def test_a_csv_may_have_no_quotes(workshop: Workshop):
     assert workshop.ingest("own")["conversations"].to_list()[0][1]["value"] == '"Big Joe'
 
 
+def test_a_question_without_a_picture_is_a_text_only_sample(workshop: Workshop):
+    rows = ["image,q,a", "0.png,what is it?,a thing", ",two and two?,four it is", ",<image> of what?,a thing lost"]
+    (workshop.published / "own.csv").write_text("\n".join(rows) + "\n")
+    add(workshop, "own.csv", question="q", answer="a")
+    workshop.curate()
+    assert workshop.reasons("own") == {2: "schema/image-marker-without-image"}
+    samples = pl.read_parquet(workshop.folder / "data/raw" / DATASET / "own/samples.parquet")
+    assert [talk[0]["value"] for talk in samples["conversations"].to_list()] == [
+        "<image>\nwhat is it?",
+        "two and two?",
+        "<image> of what?",
+    ]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+def test_nan_is_a_missing_cell(workshop: Workshop, ending: str):
+    """What pandas writes for a missing value, as text a word like any other."""
+    columns = {
+        "image": [0.5, NAN, NAN, 0.5],
+        "q": ["a?", "b?", "c?", "d?"],
+        "a": [1.5, NAN, 2.5, 3.5],
+        "n": [1, 2, NAN, 4],
+    }
+    frame = pl.DataFrame(columns, schema_overrides={"n": pl.Float64})
+    add(workshop, f"own.{ending}", question="q", answer="a", id="n")
+    if ending == "parquet":
+        frame.write_parquet(workshop.published / "own.parquet")
+    else:
+        (workshop.published / "own.json").write_text(json.dumps(frame.to_dicts()))
+    samples = workshop.ingest("own")
+    assert workshop.rejects("own", "raw") == {1: "bad-message"}
+    assert samples["image"].to_list() == ["0.5", None, "0.5"] and samples["key"].to_list() == ["1.0", None, "4.0"]
+    assert samples["conversations"].to_list()[1][0]["value"] == "c?"
+
+
+def test_a_table_by_columns_is_told_what_to_write(workshop: Workshop):
+    columns = {"image": {"0": "0.png", "1": "1.png"}, "caption": {"0": "zero", "1": "one"}}
+    add(workshop, "own.json", text="caption")
+    (workshop.published / "own.json").write_text(json.dumps(columns))
+    with pytest.raises(IngestError, match=r'column by column.*orient="records"'):
+        workshop.ingest("own")
+
+
 def test_cells_of_any_type_are_texts_or_rejected(workshop: Workshop):
     days = [datetime.date(2020, 1, day) for day in (1, 2)]
     frame = pl.DataFrame({"image": ["0.png", "1.png"], "day": days, "sure": [True, False]})
@@ -202,6 +248,17 @@ def test_a_changed_table_is_read_again(workshop: Workshop):
     write(FRAME.head(2), workshop.published / "own.csv")
     assert len(workshop.ingest("own")) == 2
     assert len(list(table.SCRATCH.rglob("*.jsonl"))) == 1
+
+
+def test_a_copy_of_other_code_is_not_used(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    write(FRAME, workshop.published / "own.csv")
+    add(workshop, "own.csv", **COLUMNS)
+    workshop.ingest("own")
+    (older,) = table.SCRATCH.rglob("*.jsonl")
+    monkeypatch.setattr(table, "code_sha256", lambda parts, packages: "0" * 64)
+    workshop.ingest("own")
+    (made,) = table.SCRATCH.rglob("*.jsonl")
+    assert made != older
 
 
 BROKEN = [

@@ -32,7 +32,16 @@ NUMBERS = [
     "+351 912 345 678",
     "(415) 555-0100",
 ]
-AROUND = ["{}", "call {} for more", "Tel.: {}.", "({})", "tel:{}", "my number is {}, ask for Jo", "home\n{}\n", "Ring {}!"]
+AROUND = [
+    "{}",
+    "call {} for more",
+    "Tel.: {}.",
+    "({})",
+    "tel:{}",
+    "my number is {}, ask for Jo",
+    "home\n{}\n",
+    "Ring {}!",
+]
 FORMULAS = [
     "1250000+3750000",
     "1250000 + 3750000",

@@ -169,12 +169,16 @@ def _hint(reason: str, record: Any) -> str:
     if reason in ("bad-message", "wrong_roles"):
         return _other_roles(record["conversations"])
     if reason == "image_marker_without_image":
+        if "image" in record:
+            return "its `image` is empty: name the picture there, or take the sample out"
         other = [key for key in keys if key.lower() in _IMAGES]
         return f"the record has no `image`, but `{other[0]}`: call it `image`" if other else ""
     return ""
 
 
 def _other_form(record: dict[str, Any], keys: list[str]) -> str:
+    if all(isinstance(value, dict) and value and all(map(str.isdecimal, value)) for value in record.values()):
+        return 'it is written column by column: with pandas, write df.to_json(path, orient="records")'
     for key, value in list(record.items())[:50]:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             if key in _TALKS or {"role", "content"} <= value[0].keys():

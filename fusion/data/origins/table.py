@@ -25,6 +25,7 @@ from fusion.data.ingest.csv_rows import read_cells
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.origin import Layout, PublishedOrigin
 from fusion.data.ingest.record import UNREADABLE, Reject
+from fusion.data.store.resume import code_sha256
 
 SCRATCH = Path("scratch/tables")
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -35,6 +36,8 @@ _MARKER = "<image>"
 _SWALLOWED = "texts with separators behind a line end: if a quote is not closed, whole rows stand in them"
 _QUOTED = "texts in double quotes: if the table was written with quotes, set `quote: '\"'` in the entry"
 _UNFINISHED = ".unfinished-"
+_CODE = ("data/origins/table.py", "data/ingest")
+"""What a copy depends on, besides the table and the entry."""
 _SHOWN = 20
 _MANY_KEYS = 1000
 _BATCH = 1000
@@ -44,7 +47,8 @@ class Table(PublishedOrigin):
     """`file` = the table, `images` = image folders or archives, in the data set's folder (params.yaml, data.roots).
 
     The other keys name columns: `image` (a picture's path in `images`; null = text only), `id`, and either `text`, a
-    caption that is asked for with one of `prompts` after the other, or `question` and `answer`. `separator` and `quote` are for CSV and TSV; an empty `quote` = there is none.
+    caption that is asked for with one of `prompts` after the other, or `question` and `answer`.
+    `separator` and `quote` (empty = none) are for CSV and TSV.
     """
 
     kind: ClassVar[str] = "table"
@@ -99,11 +103,12 @@ class Table(PublishedOrigin):
         return {_QUOTED: re.compile(r'(?s)"[^"].*"')}
 
     def _annotations(self, table: Path) -> Path:
-        """The table's copy as JSON lines; the one that is there, if neither the table nor the entry has changed."""
+        """The table's copy as JSON lines; the one that is there, if table, entry and code are the same."""
         facts = table.stat()
         identity = json.dumps([str(table.resolve()), self.model_dump(mode="json")], sort_keys=True)
         folder = (SCRATCH / hashlib.sha256(identity.encode()).hexdigest()[:16]).absolute()
-        made = folder / f"{table.name}.{facts.st_size}-{facts.st_mtime_ns}" / f"{table.name}.jsonl"
+        code = code_sha256(_CODE, {"pyarrow": pa.__version__})[:16]
+        made = folder / f"{table.name}.{facts.st_size}-{facts.st_mtime_ns}-{code}" / f"{table.name}.jsonl"
         if made.is_file():
             return made
         made.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +156,11 @@ class Table(PublishedOrigin):
                 raise IngestError(f"{table} is empty: its first line must name the columns")
             self._check(table, header)
             for cells in rows:
-                yield cells if isinstance(cells, Reject) else dict(zip(header, (cell or None for cell in cells), strict=True))
+                yield (
+                    cells
+                    if isinstance(cells, Reject)
+                    else dict(zip(header, (cell or None for cell in cells), strict=True))
+                )
 
     def _parquet(self, table: Path) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(table) as file:
@@ -181,17 +190,25 @@ class Table(PublishedOrigin):
             if not isinstance(row, dict):
                 yield row  # ingest rejects it with this reason
                 continue
+            if not number and all(isinstance(row.get(name), dict) for name in self.columns()):
+                raise IngestError(
+                    f"{table} is written column by column, where one object a row is needed: with pandas, "
+                    f'df.to_json({table.name!r}, orient="records")'
+                )
             missing -= row.keys()
             keys.update(islice(row, _SHOWN))
             question = _as_text(row.get(self.question) if self.question else self.prompts[number % len(self.prompts)])
-            if self.image is not None and isinstance(question, str) and _MARKER not in question:
+            image = _as_text(row.get(self.image)) if self.image is not None else None
+            # A question needs no picture; a caption without one describes nothing, and is rejected for its marker.
+            marked = self.image is not None and (self.text is not None or image not in (None, "", []))
+            if marked and isinstance(question, str) and _MARKER not in question:
                 question = f"{_MARKER}\n{question}"
             answer = _as_text(row.get(self.text or self.answer))
             record: dict[str, Any] = {
                 "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
             }
             if self.image is not None:
-                record["image"] = _as_text(row.get(self.image))
+                record["image"] = image
             if self.id is not None:
                 record["id"] = _as_text(row.get(self.id))
             yield record
@@ -214,8 +231,10 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _as_text(value: Any) -> Any:
-    """Numbers, dates and the like as text; the rest as it is: ingest rejects what is no text."""
-    return value if value is None or isinstance(value, (str, bool, list, dict)) else str(value)
+    """Numbers, dates and the like as text, NaN as None; the rest as it is: ingest rejects what is no text."""
+    if value is None or isinstance(value, (str, bool, list, dict)):
+        return value
+    return None if value != value else str(value)
 
 
 def _near(name: str, known: list[str]) -> str:
