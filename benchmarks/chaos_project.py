@@ -88,6 +88,10 @@ def _steps(folder: Path, sources: list[str]) -> list[Step]:
         outputs = [data / part / DATASET / name for part in ("shards", "index")]
         steps.append(Step(f"shard {name}", [*fusion, "shard", DATASET, name], outputs))
     steps.append(Step("curate", [*fusion, "curate", DATASET], [data / "manifests" / DATASET]))
+    # So few samples are not worth processes; with them their workers have to end too.
+    always = "from fusion.data.store import workers; workers.WORTH_PROCESSES = 0"
+    curate = [sys.executable, "-c", f"{always}; from fusion.cli import main; main()", "curate", DATASET]
+    steps.append(Step("curate, workers", curate, [data / "manifests" / DATASET]))
     log = folder / "stream/read.log"
     steps.append(Step("stream", [sys.executable, "-m", "benchmarks.chaos_data", "--read", str(log)], [log.parent]))
     return steps

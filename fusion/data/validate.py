@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion.data.errors import DataError
 from fusion.data.store.folders import output_folder
+from fusion.data.store.resume import sole_process
 from fusion.data.store.workers import Workers
 from fusion.data.validation.engine import run_suites
 from fusion.data.validation.sources import run_sources
@@ -36,8 +37,13 @@ def validate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: P
 
     Raises:
         ValidationError: a critical expectation failed; what was found is left in `runs/validation/<dataset>/`.
-        DataError: the data set was not curated.
+        DataError: the data set was not curated, or another process validates it.
     """
+    with sole_process(root / "scratch/validate" / dataset):
+        return _validate(settings, catalog, dataset, root)
+
+
+def _validate(settings: Settings, catalog: Catalog, dataset: str, root: Path) -> Path:
     entry = catalog.dataset(dataset)
     # An older result says nothing about the manifest of now. It goes first, so that however this ends, no pass is left
     # of which somebody could think that it is this one.

@@ -16,9 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fusion.data.origins import table
 from fusion.errors import FusionError
 from fusion.hashing import file_sha256
-from tests.data import hostile_archives, hostile_files, hostile_pictures, hostile_records  # noqa: F401  (they add cases)
+from tests.data import (  # noqa: F401  (they add cases)
+    hostile_archives,
+    hostile_files,
+    hostile_pictures,
+    hostile_records,
+    hostile_tables,
+)
 from tests.data.hostile import CASES, MAX_PIXELS, Case, Place
 from tests.data.hostile_watch import Audit, Kernel
 from tests.data.workshop import DATASET, Workshop, picture
@@ -88,6 +95,7 @@ def main(folder: Path) -> None:
     workshop = Workshop(folder / "project")
     data = workshop.settings.data.model_copy(update={"max_image_pixels": MAX_PIXELS})
     workshop.settings = workshop.settings.model_copy(update={"data": data})
+    table.SCRATCH = workshop.folder / "scratch/tables"
     outside = _outside(folder)
     before = _contents(outside)
     kernel = Kernel(outside)

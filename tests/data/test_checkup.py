@@ -53,6 +53,8 @@ BAD_ROWS = [
     (told(sample(1), conversations=talk("q", "a")), "image-without-marker", "put `<image>`"),
     (told(sample(1), conversations=talk("q", "", image=True)), "empty-answer", "write its answer"),
     (told(sample(1), conversations=talk("q", "a<|end|>", image=True)), "control-token-in-text", "prompt template"),
+    (told(sample(1), image=None), "image-marker-without-image", "its `image` is empty"),
+    ({"image": {"0": "1.png"}, "text": {"0": "a"}}, "no-conversations", 'orient="records"'),
     ([1], "not-an-object", "JSON object"),
 ]
 
@@ -95,6 +97,7 @@ BAD_NAMES = [
     ("1", {"1.png": 1}, "no ending in the table"),
     ("a%20b.png", {"a b.png": 1}, "web address"),
     ("old/1.png", {"1.png": 1}, "a first folder too many"),
+    ("own-images/1.png", {"1.png": 1}, "starts with the image folder itself: write `images: [.]`"),
     ("deep/old/1.png", {"1.png": 1}, "without its folders"),
     ("cafe\u0301.png", {"caf\u00e9.png": 1}, "Unicode form"),
     ("nowhere.png", {"1.png": 1}, "put the picture there"),
@@ -106,8 +109,8 @@ BAD_NAMES = [
 def test_a_missing_picture_is_told_with_what_is_there(
     workshop: Workshop, capsys, name: str, files: dict[str, int], advice: str, container: str
 ):
-    if container == "zip" and name == "Photos/1.png":
-        pytest.skip("capital letters inside are compared in folders only")
+    if container == "zip" and name in ("Photos/1.png", "own-images/1.png"):
+        pytest.skip("capital letters inside are compared in folders only, and a folder is none in an archive")
     pictures = {path: picture(seed) for path, seed in files.items()}
     workshop.add("own", [told(sample(1), image=name)], pictures, container=container)
     code, out = check(workshop, capsys)
@@ -203,3 +206,29 @@ def test_any_json_is_counted_once(workshop: Workshop, capsys, records):
     code, out = check(workshop, capsys)
     assert f" {len(records)} samples: " in out
     assert (code == 0) == (f"{len(records)} of {len(records)} have sound" in out and "missing-image" not in out)
+
+
+SIGNS = [
+    ("csv", 'image,caption\n0.png,"Big Joe\n1.png,he is 5"\n2.png,two\n', "1 of 2: texts with separators behind"),
+    ("tsv", 'image\tcaption\n0.png\tzero\n1.png\t"one"\n2.png\ta 2" nail\n', "1 of 3: texts in double quotes"),
+    ("csv", 'image,caption\n0.png,"zero, or ""none"""\n1.png,"one\nline"\n2.png,two\n', None),
+]
+
+
+@pytest.mark.parametrize(("ending", "content", "told"), SIGNS)
+def test_texts_that_look_like_wrong_quoting_are_noted(
+    workshop: Workshop, capsys, ending: str, content: str, told: str | None
+):
+    workshop.add("own", b"", PICTURES)
+    images = workshop.sources["own"]["origin"]["images"]
+    (workshop.published / f"own.{ending}").write_text(content)
+    workshop.sources["own"]["origin"] = {
+        "kind": "table",
+        "file": f"own.{ending}",
+        "images": images,
+        "text": "caption",
+        "prompts": ["Red, green or blue?"],
+    }
+    code, out = check(workshop, capsys)
+    assert code == 0
+    assert told in out if told else "texts" not in out.replace("sound roles, texts", "")

@@ -363,6 +363,19 @@ def test_what_was_not_made_yet_is_named_with_its_command(workshop: Workshop):
         workshop.curate()
 
 
+def test_a_source_that_was_not_sharded_whole_is_refused(workshop: Workshop):
+    """Rows that neither the index nor its rejects have would be in no ledger."""
+    workshop.add("s", [sample(n) for n in range(4)], {f"{n}.png": picture(n) for n in range(3)})
+    workshop.curate()
+    workshop.add("s", [sample(n) for n in range(7)], {f"{n}.png": picture(n) for n in range(3)})
+    workshop.ingest("s")
+    told = rf"{DATASET}/s: 3 samples in the index \+ 1 rejected .* not the 7 .*`fusion shard {DATASET} s`"
+    with pytest.raises(DataError, match=told):
+        workshop.curate_only()
+    workshop.shard_only("s")
+    assert workshop.curate_only()[2]["ingested"] == 7
+
+
 def test_the_ledger_shows_evidence(workshop: Workshop):
     workshop.add("s", [sample(0), sample(1)], {"0.png": picture(0), "1.png": b"x"})
     _, ledger, _ = workshop.curate()

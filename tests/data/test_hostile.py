@@ -18,7 +18,13 @@ from fusion.data.checkup.told import ADVICE
 from fusion.data.curate.blocks.scores import ScoreBlock
 from fusion.data.explain.rules import RULES
 from fusion.data.kinds import find_classes
-from tests.data import hostile_archives, hostile_files, hostile_pictures, hostile_records  # noqa: F401  (they add cases)
+from tests.data import (  # noqa: F401  (they add cases)
+    hostile_archives,
+    hostile_files,
+    hostile_pictures,
+    hostile_records,
+    hostile_tables,
+)
 from tests.data.hostile import CASES, Case
 from tests.data.workshop import DATASET
 
@@ -111,6 +117,7 @@ def _reasons_in(path: str) -> set[str]:
 
 def test_every_reason_is_documented_and_every_documented_one_exists():
     ingest = _reasons_in("fusion/data/ingest/record.py") | _reasons_in("fusion/data/ingest/json_stream.py")
+    ingest |= _reasons_in("fusion/data/ingest/csv_rows.py")
     shard = _reasons_in("fusion/data/store/images.py") | _reasons_in("fusion/data/store/pixels.py")
     turns = _reasons_in("fusion/model/template.py") | {"control-token-in-text"}
     known = {f"ingest/{reason}" for reason in ingest} | {f"shard/{reason}" for reason in shard}

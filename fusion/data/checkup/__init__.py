@@ -71,7 +71,7 @@ def check_source(settings: Settings, entry: Dataset, dataset: str, source: str) 
         return
     path = layout.folder / layout.annotations
     control = {token for used in entry.tokenizers.values() for token in TEMPLATES[used.template].control_tokens}
-    tally = Tally(sorted(control), seed=settings.run.seed)
+    tally = Tally(sorted(control), seed=settings.run.seed, signs=facts.origin.signs())
     try:
         for number, record in enumerate(read_records(path)):
             tally.add(number, record)

@@ -41,13 +41,13 @@ def look_at_pictures(layout: Layout, tally: Tally, max_pixels: int) -> Iterator[
         return
     Image.MAX_IMAGE_PIXELS = None  # the limit of params.yaml holds instead, as in sharding
     try:
-        yield from _findings(store, containers, chosen, max_pixels)
+        yield from _findings(store, containers, chosen, max_pixels, layout.folder)
     finally:
         store.close()
 
 
 def _findings(
-    store: ImageStore, containers: list[Path], chosen: list[tuple[str, int]], max_pixels: int
+    store: ImageStore, containers: list[Path], chosen: list[tuple[str, int]], max_pixels: int, base: Path
 ) -> Iterator[Finding]:
     reasons: dict[str, tuple[int, str, str, str]] = {}
     odd: tuple[int, str] | None = None
@@ -60,7 +60,7 @@ def _findings(
         if isinstance(found, Reject):
             count, where, evidence, hint = reasons.get(found.reason, (0, f"row {row}", found.evidence, ""))
             if not hint and found.reason == "missing-image" and count < _GUESSED:
-                hint = _meant(store, containers, image)
+                hint = _meant(store, containers, image, base)
             reasons[found.reason] = (count + 1, where, evidence, hint)
             continue
         good += 1
@@ -89,9 +89,14 @@ def _siblings(layout: Layout) -> str:
     return f"{layout.folder} holds {listed}: name image folders or archives as `images: [...]` in data/catalog/"
 
 
-def _meant(store: ImageStore, containers: list[Path], image: str) -> str:
-    """What the name of a missing picture may mean, or an empty text."""
+def _meant(store: ImageStore, containers: list[Path], image: str, base: Path) -> str:
+    """What the name of a missing picture may mean, or an empty text; the data set lies in `base`."""
     path = PurePosixPath(image)
+    for folder in containers:
+        above = folder.parent
+        if folder.name == path.parts[0] and above.is_relative_to(base) and (above / path).is_file():
+            written = above.relative_to(base).as_posix()
+            return f"`{path}` starts with the image folder itself: write `images: [{written}]` in data/catalog/"
     guesses = {
         "the name as it stands in a web address": unquote(image),
         "spaces around the name": image.strip(),

@@ -7,7 +7,7 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ _MOJIBAKE = re.compile("Ã[\u0080-\u00bf]|â€|\ufffd")
 class Tally:
     """Counts of reasons with the first sample of each, ids as hashes, and the pictures to look at."""
 
-    def __init__(self, control_tokens: list[str], seed: int) -> None:
-        """`control_tokens` must not stand in a text; `seed` draws the pictures."""
+    def __init__(self, control_tokens: list[str], seed: int, signs: Mapping[str, re.Pattern[str]]) -> None:
+        """`control_tokens` must not stand in a text; `seed` draws the pictures; `signs` are those of the origin."""
+        self._signs = signs
         self._control = re.compile("|".join(map(re.escape, [*control_tokens, IMAGE_TAG, LATENT_TAG])))
         self._random = random.Random(seed)
         self._reasons: dict[str, tuple[int, int, str, str]] = {}
@@ -88,6 +89,10 @@ class Tally:
         if any(_MOJIBAKE.search(message["value"]) for message in row.conversations):
             self._note("texts that seem to have been decoded wrongly (Ã©, â€, \ufffd): export them as UTF-8", number)
 
+        for what, sign in self._signs.items():
+            if any(sign.search(message["value"].removeprefix(f"{IMAGE_TAG}\n")) for message in row.conversations):
+                self._note(what, number)
+
     def _draw(self, image: str, number: int) -> None:
         if image in self.first:
             return
@@ -119,6 +124,7 @@ _BEFORE_IMAGE = (
     "not-an-object",
     "no-conversations",
     "bad-message",
+    "unreadable-row",
     "several-images",
     "bad-image-path",
     "path-outside",
@@ -163,12 +169,16 @@ def _hint(reason: str, record: Any) -> str:
     if reason in ("bad-message", "wrong_roles"):
         return _other_roles(record["conversations"])
     if reason == "image_marker_without_image":
+        if "image" in record:
+            return "its `image` is empty: name the picture there, or take the sample out"
         other = [key for key in keys if key.lower() in _IMAGES]
         return f"the record has no `image`, but `{other[0]}`: call it `image`" if other else ""
     return ""
 
 
 def _other_form(record: dict[str, Any], keys: list[str]) -> str:
+    if all(isinstance(value, dict) and value and all(map(str.isdecimal, value)) for value in record.values()):
+        return 'it is written column by column: with pandas, write df.to_json(path, orient="records")'
     for key, value in list(record.items())[:50]:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             if key in _TALKS or {"role", "content"} <= value[0].keys():

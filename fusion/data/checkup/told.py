@@ -8,6 +8,7 @@ ADVICE = {
     "not-an-object": "every sample must be a JSON object {...}",
     "no-conversations": "write `conversations`, or use an origin of kind `table`, which takes columns of any name",
     "bad-message": 'each message is {"from": "human" or "gpt", "value": text}; a table\'s cell must not be empty',
+    "unreadable-row": "put the cell in double quotes, write a quote inside as two; or set `quote` of the entry",
     "record-too-long": "a record of this size holds more than a conversation: take the rest out, or split it",
     "nested-too-deeply": "a record is an object with a list of messages; take out what is nested inside it",
     "number-too-long": "write long numbers, such as hashes, as text in quotes",

@@ -18,6 +18,7 @@ from fusion.data.curate.samples import AT, Samples
 from fusion.data.errors import DataError
 from fusion.data.leftovers import check_leftovers
 from fusion.data.store.folders import output_folder
+from fusion.data.store.resume import sole_process
 from fusion.data.store.workers import Workers
 from fusion.files import write_json
 
@@ -32,7 +33,7 @@ def curate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: Pat
     Raises:
         DataError: a source was not sharded, a benchmark was not built, a block or profile does not exist, or the
             numbers do not add up; or folders are left of sources or benchmarks that the catalog does not name; or a
-            process died.
+            process died, or another one curates the data set.
     """
     entry = catalog.dataset(dataset)
     check_leftovers(catalog, [dataset], root)
@@ -40,7 +41,7 @@ def curate_dataset(settings: Settings, catalog: Catalog, dataset: str, root: Pat
     target = root / "data/manifests" / dataset
     data = settings.data
     workers = Workers(dataset, data.workers, data.runner, data.scheduler)
-    with output_folder(target) as folder, workers:
+    with sole_process(root / "scratch/curate" / dataset), output_folder(target) as folder, workers:
         scratch = folder / "scratch"
         scratch.mkdir()
         samples = Samples(

@@ -11,7 +11,8 @@ import polars as pl
 
 from fusion.data.curate.samples import AT, Samples
 from fusion.data.errors import DataError
-from fusion.data.store.folders import read_parquet, write_parquet_parts
+from fusion.data.ingest import SAMPLES
+from fusion.data.store.folders import parquet_file, read_parquet, write_parquet_parts
 from fusion.data.store.ledger import EVIDENCE_CHARS
 from fusion.data.store.ledger import SCHEMA as LEDGER
 
@@ -26,7 +27,7 @@ class Ledger:
     """What ingest, sharding and the blocks have rejected; texts of evidence are all that it keeps in memory."""
 
     def __init__(self, samples: Samples) -> None:
-        """Raises `DataError` when a source was not ingested or not sharded."""
+        """Raises `DataError` when a source was not ingested or not sharded, or was not sharded whole."""
         self._samples = samples
         self._dropped: list[pl.DataFrame] = []
         self.ingested = {
@@ -34,6 +35,8 @@ class Ledger:
             for source in samples.profiles
         }
         """Samples of each source before anything was rejected."""
+        for source in samples.profiles:
+            self._check_sharded(source)
 
     def add(self, block: str, rejects: pl.DataFrame) -> None:
         """Takes down what a block rejects."""
@@ -57,6 +60,20 @@ class Ledger:
             told = mine.with_columns(sample_id=ids, source=pl.lit(source, pl.String))
             tables.append(told.select(list(LEDGER)))
         return pl.concat(tables).sort("sample_id")
+
+    def _check_sharded(self, source: str) -> None:
+        """What sharding kept and rejected is what ingest left, or samples would be lost that no ledger names."""
+        name = f"{self._samples.dataset}/{source}"
+        raw = parquet_file(
+            self._samples.root / "data/raw" / name / SAMPLES, f"fusion ingest {self._samples.dataset} {source}"
+        )
+        left, index = raw.metadata.num_rows, _slice_length(self._samples.place(source))
+        rejected = len(self._earlier(source)[1])
+        if index + rejected != left:
+            raise DataError(
+                f"{name}: {index} samples in the index + {rejected} rejected by sharding are not the {left} that "
+                f"ingest left: run `fusion shard {self._samples.dataset} {source}` again"
+            )
 
     def _earlier(self, source: str) -> list[pl.DataFrame]:
         root, dataset = self._samples.root, self._samples.dataset

@@ -26,7 +26,7 @@ from fusion.data.ingest.sampling import chosen_rows, needs_count, thinned
 from fusion.data.store.folders import output_folder
 from fusion.data.store.growing import write_row_groups
 from fusion.data.store.ledger import write_grown_ledger
-from fusion.data.store.resume import Resumable, code_sha256
+from fusion.data.store.resume import Resumable, code_sha256, sole_process
 from fusion.files import write_json
 from fusion.hashing import file_sha256
 from fusion.progress import Progress
@@ -64,29 +64,31 @@ def ingest_source(
     whole = catalog.dataset(dataset)
     name = f"{dataset}/{source}"
     target = root / "data/raw" / dataset / source
-    with output_folder(target) as folder:
-        if isinstance(entry.origin, EmbeddedOrigin):
-            layout = write_published_layout(entry.origin, folder, root)
-        elif isinstance(entry.origin, PublishedOrigin):
-            layout = entry.origin.layout(whole.folder(settings.data.roots, dataset, source))
-        else:
-            raise IngestError(f"{name}: an origin of kind `{entry.origin.kind}` cannot be ingested")
-        sampling = thinned(entry.sampling, settings.run.pilot)
-        inputs = {
-            "annotations": file_sha256(layout.folder / layout.annotations),
-            "code": code_sha256(_CODE, {package: version(package) for package in _PACKAGES}),
-            "name": name,
-            "sampling": sampling,
-            "seed": settings.run.seed,
-        }
-        with Resumable(root / "scratch/ingest" / dataset / source, inputs, settings.data.save_seconds) as work:
-            count = work.remember("rows", lambda: _count(layout, name)) if needs_count(sampling) else None
-            chosen = chosen_rows(sampling, count, settings.run.seed, whole.members.get(source, name))
-            grow_rows(layout, chosen, dataset, source, work)
-            write_row_groups(work.path(ROWS), folder / SAMPLES, SCHEMA)
-            write_grown_ledger(work.path(GROWN_REJECTS), folder / REJECTS)
-            write_json(lock_images(layout, lambda: _used_images(folder), work), folder / LOCK)
-    work.delete()
+    place = root / "scratch/ingest" / dataset / source
+    with sole_process(place) as lock:
+        with output_folder(target) as folder:
+            if isinstance(entry.origin, EmbeddedOrigin):
+                layout = write_published_layout(entry.origin, folder, root)
+            elif isinstance(entry.origin, PublishedOrigin):
+                layout = entry.origin.layout(whole.folder(settings.data.roots, dataset, source))
+            else:
+                raise IngestError(f"{name}: an origin of kind `{entry.origin.kind}` cannot be ingested")
+            sampling = thinned(entry.sampling, settings.run.pilot)
+            inputs = {
+                "annotations": file_sha256(layout.folder / layout.annotations),
+                "code": code_sha256(_CODE, {package: version(package) for package in _PACKAGES}),
+                "name": name,
+                "sampling": sampling,
+                "seed": settings.run.seed,
+            }
+            with Resumable(place, inputs, settings.data.save_seconds, lock) as work:
+                count = work.remember("rows", lambda: _count(layout, name)) if needs_count(sampling) else None
+                chosen = chosen_rows(sampling, count, settings.run.seed, whole.members.get(source, name))
+                grow_rows(layout, chosen, dataset, source, work)
+                write_row_groups(work.path(ROWS), folder / SAMPLES, SCHEMA)
+                write_grown_ledger(work.path(GROWN_REJECTS), folder / REJECTS)
+                write_json(lock_images(layout, lambda: _used_images(folder), work), folder / LOCK)
+        work.delete()
     return target
 
 

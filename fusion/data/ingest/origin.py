@@ -4,6 +4,7 @@ A kind is a class whose fields are the keys of a catalog entry's `origin`; it is
 """
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -94,6 +95,10 @@ class PublishedOrigin(Origin):
     @abstractmethod
     def layout(self, folder: str | None) -> Layout:
         """Finds the source in `folder` (from params.yaml, data.roots) or else where the entry says it is published."""
+
+    def signs(self) -> dict[str, re.Pattern[str]]:
+        """What in a text hints that the source was read in another way than it was written, by what to say of it."""
+        return {}
 
 
 class BenchmarkOrigin(Origin):

@@ -15,6 +15,8 @@ _LONGEST_TALK = 1_000_000
 """Characters of a conversation. A tokenizer takes about a hundred times that in bytes, and no context is as long."""
 _LONGEST_ID = 1000
 """Characters."""
+UNREADABLE = "unreadable row of a table"
+"""The one key of a record that stands for a row of a table that could not be read; its value says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ def read_row(record: Any) -> Row | Reject:
         return Reject("not-an-object", f"a {type(record).__name__} where an object was expected")
     conversations = record.get("conversations")
     if not isinstance(conversations, list):
+        if record.keys() == {UNREADABLE}:
+            return Reject("unreadable-row", str(record[UNREADABLE]))
         return Reject("no-conversations", f"keys: {', '.join(sorted(map(str, record)))[:200]}")
     messages: list[Message] = []
     length = 0

@@ -4,15 +4,15 @@ Ingest reads annotation files, so the table is written out as one first, row by 
 source is row n of the table, header not counted. The copy lies in scratch/tables/; a changed table is copied again.
 """
 
-import csv
 import difflib
 import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,27 +21,34 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from fusion.data.errors import IngestError
+from fusion.data.ingest.csv_rows import read_cells
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.origin import Layout, PublishedOrigin
-from fusion.data.ingest.record import Reject
+from fusion.data.ingest.record import UNREADABLE, Reject
+from fusion.data.store.resume import code_sha256
 
 SCRATCH = Path("scratch/tables")
 _JSON = (".json", ".jsonl", ".ndjson")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_QUOTES = {".csv": '"', ".tsv": ""}
+"""TSV has none: in most such files a double quote is a sign like any other, for example after a number of inches."""
 _MARKER = "<image>"
+_SWALLOWED = "texts with separators behind a line end: if a quote is not closed, whole rows stand in them"
+_QUOTED = "texts in double quotes: if the table was written with quotes, set `quote: '\"'` in the entry"
 _UNFINISHED = ".unfinished-"
+_CODE = ("data/origins/table.py", "data/ingest")
+"""What a copy depends on, besides the table and the entry."""
 _SHOWN = 20
 _MANY_KEYS = 1000
 _BATCH = 1000
-_LONGEST_CELL = 64 << 20
-"""Characters. A longer one is taken for a quote that is not closed, so that memory stays bounded."""
 
 
 class Table(PublishedOrigin):
     """`file` = the table, `images` = image folders or archives, in the data set's folder (params.yaml, data.roots).
 
     The other keys name columns: `image` (a picture's path in `images`; null = text only), `id`, and either `text`, a
-    caption that is asked for with one of `prompts` after the other, or `question` and `answer`. `separator` is for CSV.
+    caption that is asked for with one of `prompts` after the other, or `question` and `answer`.
+    `separator` and `quote` (empty = none) are for CSV and TSV.
     """
 
     kind: ClassVar[str] = "table"
@@ -54,6 +61,7 @@ class Table(PublishedOrigin):
     answer: str | None = None
     prompts: list[str] = Field(default=["Describe the picture."], min_length=1)
     separator: str | None = Field(default=None, min_length=1, max_length=1)
+    quote: str | None = Field(default=None, max_length=1)
 
     @model_validator(mode="after")
     def _one_form(self) -> "Table":
@@ -84,12 +92,23 @@ class Table(PublishedOrigin):
         named = (self.id, self.image, self.text, self.question, self.answer)
         return list(dict.fromkeys(name for name in named if name is not None))
 
+    def signs(self) -> dict[str, re.Pattern[str]]:
+        """Texts with rows inside them, or with the quotes that should be around them."""
+        ending = Path(self.file.lower()).suffix
+        if ending not in _SEPARATORS:
+            return {}
+        separator, quote = self._signs(ending)
+        if quote:
+            return {_SWALLOWED: re.compile(rf"\n[^\n]*{re.escape(separator)}")}
+        return {_QUOTED: re.compile(r'(?s)"[^"].*"')}
+
     def _annotations(self, table: Path) -> Path:
-        """The table's copy as JSON lines; the one that is there, if neither the table nor the entry has changed."""
+        """The table's copy as JSON lines; the one that is there, if table, entry and code are the same."""
         facts = table.stat()
         identity = json.dumps([str(table.resolve()), self.model_dump(mode="json")], sort_keys=True)
         folder = (SCRATCH / hashlib.sha256(identity.encode()).hexdigest()[:16]).absolute()
-        made = folder / f"{table.name}.{facts.st_size}-{facts.st_mtime_ns}" / f"{table.name}.jsonl"
+        code = code_sha256(_CODE, {"pyarrow": pa.__version__})[:16]
+        made = folder / f"{table.name}.{facts.st_size}-{facts.st_mtime_ns}-{code}" / f"{table.name}.jsonl"
         if made.is_file():
             return made
         made.parent.mkdir(parents=True, exist_ok=True)
@@ -121,27 +140,27 @@ class Table(PublishedOrigin):
         ending = Path(table.name.lower()).suffix
         if ending in _JSON:
             return read_records(table)
-        return self._parquet(table) if ending == ".parquet" else self._csv(table, self.separator or _SEPARATORS[ending])
+        if ending == ".parquet":
+            return self._parquet(table)
+        return self._cells(table, *self._signs(ending))
 
-    def _csv(self, table: Path, separator: str) -> Iterator[dict[str, str | None]]:
-        csv.field_size_limit(_LONGEST_CELL)
+    def _signs(self, ending: str) -> tuple[str, str]:
+        """Separator and quote."""
+        return self.separator or _SEPARATORS[ending], _QUOTES[ending] if self.quote is None else self.quote
+
+    def _cells(self, table: Path, separator: str, quote: str) -> Iterator[dict[str, str | None] | Reject]:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            try:
-                header = next(reader, None)
-                if header is None:
-                    raise IngestError(f"{table} is empty: its first line must name the columns")
-                self._check(table, header)
-                for cells in reader:
-                    if len(cells) > len(header):
-                        raise csv.Error(f"{len(cells)} cells where the header has {len(header)}")
-                    if cells:
-                        yield dict(zip_longest(header, (cell or None for cell in cells)))
-            except csv.Error as error:
-                raise IngestError(
-                    f"{table} cannot be read: line {reader.line_num}: {error}. Put texts with separators, quotes or "
-                    "line ends in double quotes, and write a quote inside as two"
-                ) from None
+            rows = read_cells(file, separator, quote)
+            header = next(rows, None)
+            if not isinstance(header, list):
+                raise IngestError(f"{table} is empty: its first line must name the columns")
+            self._check(table, header)
+            for cells in rows:
+                yield (
+                    cells
+                    if isinstance(cells, Reject)
+                    else dict(zip(header, (cell or None for cell in cells), strict=True))
+                )
 
     def _parquet(self, table: Path) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(table) as file:
@@ -166,21 +185,30 @@ class Table(PublishedOrigin):
         missing, keys = set(self.columns()), set[str]()
         for number, row in enumerate(self._rows(table)):
             if isinstance(row, Reject):
-                raise IngestError(f"row {number} of {table} cannot be read: {row.evidence}")
+                yield {UNREADABLE: row.evidence}  # ingest rejects it with these words
+                continue
             if not isinstance(row, dict):
                 yield row  # ingest rejects it with this reason
                 continue
+            if not number and all(isinstance(row.get(name), dict) for name in self.columns()):
+                raise IngestError(
+                    f"{table} is written column by column, where one object a row is needed: with pandas, "
+                    f'df.to_json({table.name!r}, orient="records")'
+                )
             missing -= row.keys()
             keys.update(islice(row, _SHOWN))
             question = _as_text(row.get(self.question) if self.question else self.prompts[number % len(self.prompts)])
-            if self.image is not None and isinstance(question, str) and _MARKER not in question:
+            image = _as_text(row.get(self.image)) if self.image is not None else None
+            # A question needs no picture; a caption without one describes nothing, and is rejected for its marker.
+            marked = self.image is not None and (self.text is not None or image not in (None, "", []))
+            if marked and isinstance(question, str) and _MARKER not in question:
                 question = f"{_MARKER}\n{question}"
             answer = _as_text(row.get(self.text or self.answer))
             record: dict[str, Any] = {
                 "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
             }
             if self.image is not None:
-                record["image"] = _as_text(row.get(self.image))
+                record["image"] = image
             if self.id is not None:
                 record["id"] = _as_text(row.get(self.id))
             yield record
@@ -203,8 +231,10 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _as_text(value: Any) -> Any:
-    """Numbers, dates and the like as text; the rest as it is: ingest rejects what is no text."""
-    return value if value is None or isinstance(value, (str, bool, list, dict)) else str(value)
+    """Numbers, dates and the like as text, NaN as None; the rest as it is: ingest rejects what is no text."""
+    if value is None or isinstance(value, (str, bool, list, dict)):
+        return value
+    return None if value != value else str(value)
 
 
 def _near(name: str, known: list[str]) -> str:

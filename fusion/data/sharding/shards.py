@@ -94,33 +94,32 @@ def shard_source(
     shards = Path("data/shards") / dataset / source
     index = root / "data/index" / dataset / source
     schema = index_schema(sorted(tokenizers))
-    with (
-        output_folders(root / shards, index) as (shard_folder, index_folder),
-        Resumable(root / "scratch/shard" / dataset / source, inputs, settings.data.save_seconds) as work,
-    ):
-        members = work.make(
-            _MEMBERS, lambda file: write_members(list(task.containers), file, f"{dataset}/{source}'s archives")
-        )
-        task = replace(task, members=members)
-        writer = ShardWriter(work, shards, source, settings.data.shard_size_mb, schema, work.state)
-        info = (dataset, source, task.file)
-        common = {**same, "dataset": dataset, "source": source, "file": task.file}
-        total, done = samples.metadata.num_rows, writer.rows
-        with Progress(f"shard {dataset}/{source}", "samples", total, done) as progress:
-            for result in prepare_all(task, _rows(samples, done), total - done, settings.data.workers):
-                if isinstance(result, Prepared):
-                    writer.add(result, common)
-                else:
-                    sample = SourceInfo(*info, result[0]).sample_id
-                    writer.reject(sample, "shard", result[1].reason, result[1].evidence)
-                if work.due():
-                    work.save(writer.save())
-                progress.advance(1)
-        work.end(writer.end())
-        for name in writer.shards:
-            link_file(work.path(name), shard_folder / name)
-        writer.write_tables(index_folder)
-    work.delete()
+    # The lock first: a second start must not touch what the first one is writing.
+    with Resumable(root / "scratch/shard" / dataset / source, inputs, settings.data.save_seconds) as work:
+        with output_folders(root / shards, index) as (shard_folder, index_folder):
+            members = work.make(
+                _MEMBERS, lambda file: write_members(list(task.containers), file, f"{dataset}/{source}'s archives")
+            )
+            task = replace(task, members=members)
+            writer = ShardWriter(work, shards, source, settings.data.shard_size_mb, schema, work.state)
+            info = (dataset, source, task.file)
+            common = {**same, "dataset": dataset, "source": source, "file": task.file}
+            total, done = samples.metadata.num_rows, writer.rows
+            with Progress(f"shard {dataset}/{source}", "samples", total, done) as progress:
+                for result in prepare_all(task, _rows(samples, done), total - done, settings.data.workers):
+                    if isinstance(result, Prepared):
+                        writer.add(result, common)
+                    else:
+                        sample = SourceInfo(*info, result[0]).sample_id
+                        writer.reject(sample, "shard", result[1].reason, result[1].evidence)
+                    if work.due():
+                        work.save(writer.save())
+                    progress.advance(1)
+            work.end(writer.end())
+            for name in writer.shards:
+                link_file(work.path(name), shard_folder / name)
+            writer.write_tables(index_folder)
+        work.delete()
     return index
 
 

@@ -1,18 +1,16 @@
 """Rows through worker processes in order, a bounded number of them in flight."""
 
 import multiprocessing
-import os
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing.connection import wait
 
 from fusion.data.errors import DataError
 from fusion.data.ingest.record import Reject
 from fusion.data.sharding.prepare import Prepared, Preparer, RawRow, Task
+from fusion.data.store.workers import end_with_parent
 
 _CHUNK = 128
 _CHUNK_BYTES = 32 << 20
@@ -68,20 +66,12 @@ def _results(
 
 def _start(task: Task) -> None:
     global _preparer
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    end_with_parent()
     try:
         _preparer = Preparer(task)
     except DataError as error:
         # Raised from here it would look like a worker that died; the first piece of work says what it is.
         _preparer = error
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed tells its workers nothing; they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _work(chunk: list[RawRow]) -> list[Result]:

@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -32,19 +33,22 @@ class Resumable:
     `state` is what the last `save` was given, {} at the start. Names of files are relative to the state's folder.
     """
 
-    def __init__(self, place: Path, inputs: Mapping[str, Any], save_seconds: float) -> None:
+    def __init__(
+        self, place: Path, inputs: Mapping[str, Any], save_seconds: float, lock: IO[bytes] | None = None
+    ) -> None:
         """Opens the state of these `inputs` in `place`, and removes that of any others.
 
         Args:
             place: the folder in scratch/ that belongs to this piece of work alone.
             inputs: everything that decides the result, as JSON can say it.
             save_seconds: how often `due` says so. A save costs a flush of what was written to the disk.
+            lock: what `sole_process` gave for `place`, if this process is in it already.
 
         Raises:
             DataError: another process is at the same work.
         """
         self._place = place
-        self._lock = _lock(place)
+        self._lock = None if lock is not None else _lock(place)
         self.folder = place / json_sha256(inputs)[:16]
         for other in place.iterdir():
             if other.name not in (_LOCK, self.folder.name):
@@ -167,11 +171,37 @@ class Resumable:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes files and lock; the state stays for the next start."""
+        """Closes files and its own lock; the state stays for the next start."""
         for file in self._open.values():
             file.close()
         self._open.clear()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+
+
+@contextmanager
+def sole_process(place: Path) -> Iterator[IO[bytes]]:
+    """Only one process at a time is inside, on all machines that see the folder `place`; leaves no empty folder.
+
+    To be entered before anything is written or removed: a second start must not touch what the first one is making.
+
+    Raises:
+        DataError: another process is at the same work.
+    """
+    lock = _lock(place)
+    try:
+        yield lock
+    finally:
+        if _holds(lock, place) and os.listdir(place) == [_LOCK]:
+            shutil.rmtree(place, ignore_errors=True)
+        lock.close()
+
+
+def _holds(lock: IO[bytes], place: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(place / _LOCK))
+    except FileNotFoundError:
+        return False
 
 
 def code_sha256(parts: Iterable[str], packages: Mapping[str, str]) -> str:
@@ -207,11 +237,9 @@ def _lock(place: Path) -> IO[bytes]:
             continue  # deleted by the process that has just finished
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(place / _LOCK)):
+            if _holds(file, place):
                 return file
         except BlockingIOError:
             file.close()
             raise DataError(f"another process is at the same work (it holds {place / _LOCK}): wait for it") from None
-        except FileNotFoundError:
-            pass
         file.close()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -96,7 +98,7 @@ class Workers:
             self._pool = Cluster(self._runner, self._address, self._count)
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._count, mp_context=context, initializer=_one_thread)
+            self._pool = ProcessPoolExecutor(self._count, mp_context=context, initializer=_start)
         return self._pool
 
     def __enter__(self) -> Workers:
@@ -136,6 +138,22 @@ class _Progress:
         print(line, file=sys.stderr, flush=True)
 
 
-def _one_thread() -> None:
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, however that ended.
+
+    A parent that is killed tells its workers nothing; they would wait for work for ever.
+    """
+    threading.Thread(target=_wait_for_parent, name="end-with-parent", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _start() -> None:
+    end_with_parent()
     # Each process works on one part; threads inside each would only be in each other's way.
     os.environ["POLARS_MAX_THREADS"] = "1"

@@ -10,7 +10,7 @@ import polars as pl
 from fusion.data.curate.base import REJECTS, Block, first_reason, no_rejects
 from fusion.data.curate.digests import Numbers, halves
 from fusion.data.curate.samples import AT, Part, Positions, Samples
-from fusion.data.curate.text_rules import CARD, CONTROL, EMAIL, PHONE, SCRIPTS, plain, useless, visible
+from fusion.data.curate.text_rules import CARD, CONTROL, EMAIL, PHONE, SCRIPTS, has, plain, useless, visible
 from fusion.data.curate.words import most_frequent, word_numbers
 from fusion.data.store.filled import filled
 from fusion.settings import CurationProfile
@@ -62,7 +62,7 @@ def _rules(profile: CurationProfile) -> list[Rule]:
     ]
     if profile.pii:
         rules += [
-            (f"pii-{kind}", value.str.contains(pattern), filled("at character {}", value.str.find(pattern)))
+            (f"pii-{kind}", has(pattern, value), filled("at character {}", value.str.find(pattern)))
             for kind, pattern in (("email", EMAIL), ("card", CARD), ("phone", PHONE))
         ]
     if profile.useless_texts:
