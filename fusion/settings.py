@@ -14,6 +14,7 @@ from fusion.documents import did_you_mean, dotted, faults, read_yaml
 from fusion.errors import FusionError
 from fusion.evaluation_settings import Checkup, Evaluation, VariantEvaluation
 from fusion.publish_settings import Publish
+from fusion.rgb import MAX_PIXELS
 from fusion.section import PositiveInt, Section, Share
 
 STAGES: tuple[str, ...] = ("stage1", "stage1_5", "stage2")
@@ -61,6 +62,13 @@ class Data(Section):
     scheduler: str | None
     max_image_pixels: PositiveInt
     loading: Loading
+
+    @field_validator("max_image_pixels")
+    @classmethod
+    def _readable(cls, value: int) -> int:
+        if value > MAX_PIXELS:
+            raise ValueError(f"{value} is more than {MAX_PIXELS}, the most pixels of a picture that training reads")
+        return value
 
 
 class ImageText(Section):

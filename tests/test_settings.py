@@ -56,6 +56,15 @@ def drop(dotted: str) -> Edit:
     return edit
 
 
+def test_the_limit_of_pixels_is_not_above_what_training_reads(tmp_path: Path):
+    from fusion.model.images import MAX_PIXELS
+
+    largest = load_settings(edited(tmp_path, put("data.max_image_pixels", MAX_PIXELS)))
+    assert largest.data.max_image_pixels == MAX_PIXELS
+    with pytest.raises(SettingsError, match=r"data\.max_image_pixels: .*most pixels of a picture that training reads"):
+        load_settings(edited(tmp_path, put("data.max_image_pixels", MAX_PIXELS + 1)))
+
+
 @pytest.mark.parametrize(
     ("edit", "key", "reason"),
     [

@@ -15,23 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from fusion.model.template import SampleError
+from fusion.rgb import MAX_PIXELS, ModeError, upright_rgb
 
-# Pillow's own limit against decompression bombs, made an error here whatever the process has set.
-MAX_PIXELS = 178_956_970
 NUM_VIEWS = 5
 # Everything that opens a picture goes through these decoders alone: others of Pillow's are old and seldom looked at.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Most bytes that are read from an address, and how long it may be silent, in seconds.
 MAX_DOWNLOAD = 64 * 1024 * 1024
 DOWNLOAD_TIMEOUT = 20
-
-_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_PLAIN_MODES = ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
 
 
 def _open(source: bytes) -> Image.Image:
@@ -112,10 +107,8 @@ def _download(address: str) -> bytes:
 def decode_image(source: Image.Image | bytes) -> Image.Image:
     """An RGB picture from an encoded file (of IMAGE_FORMATS) or a PIL image.
 
-    EXIF orientation is applied, so that the model sees what a person is shown (the reference implementation ignores
-    it). Transparency (RGBA, LA, palettes and tRNS chunks) is composited on white. CMYK, YCbCr, LAB, HSV, greyscale,
-    palette and 1-bit pictures are converted by Pillow. 16-bit greyscale is scaled from 0..65535 to 0..255 with rounding
-    (32-bit integers are clipped to 16 bits first). Of an animation the first frame is taken.
+    What becomes of transparency, 16 bits, EXIF and animations: see `upright_rgb`. The model sees what a person is
+    shown; the reference implementation ignores EXIF orientation.
     A picture of one pixel is valid.
 
     Raises:
@@ -129,31 +122,11 @@ def decode_image(source: Image.Image | bytes) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise SampleError("image_too_large", f"{width} x {height} pixels are more than {MAX_PIXELS}")
     try:
-        if getattr(image, "is_animated", False):
-            image.seek(0)
-        image.load()
-        if image.getexif().get(0x0112, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
-    except SampleError:
-        raise
+        return upright_rgb(image)
+    except ModeError as error:
+        raise SampleError("image_mode_unsupported", str(error)) from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise SampleError("image_unreadable", f"{type(error).__name__}: {error}") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(canvas, layer).convert("RGB")
-    if image.mode == "RGB":
-        return image
-    if image.mode in _SIXTEEN_BIT_MODES:
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in _PLAIN_MODES:
-        return image.convert("RGB")
-    raise SampleError("image_mode_unsupported", f"pictures of mode {image.mode!r} have no defined range of values")
 
 
 def static_hd(image: Image.Image, size: int, room: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:

@@ -1,8 +1,12 @@
 """Archives read in place: every member comes out as it was packed, whatever wrote the archive."""
 
 import io
+import shutil
+import struct
+import subprocess
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -95,3 +99,45 @@ def test_the_first_archive_and_the_last_of_its_members_count(tmp_path: Path):
         with pytest.raises(ImageError) as caught:
             store.read(name)
         assert caught.value.reason == "missing-image"
+
+
+def _zip_named(raw: bytes, extra: bytes = b"", flags: int = 0) -> bytes:
+    """A zip of one member with the bytes `x`, its name and extra field as they are given."""
+    shared = struct.pack("<5H3L2H", 20, flags, 0, 0, 33, zlib.crc32(b"x"), 1, 1, len(raw), len(extra))
+    local = b"PK\3\4" + shared + raw + extra + b"x"
+    entry = b"PK\1\2" + struct.pack("<H", 20) + shared + struct.pack("<3H2L", 0, 0, 0, 0, 0) + raw + extra
+    return local + entry + b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 1, 1, len(entry), len(local), 0)
+
+
+def _unicode_path(raw: bytes, name: str) -> bytes:
+    field = b"\1" + struct.pack("<L", zlib.crc32(raw)) + name.encode()
+    return struct.pack("<HH", 0x7075, len(field)) + field
+
+
+@pytest.mark.parametrize(
+    ("raw", "extra", "flags", "name"),
+    [
+        ("Käse/界.png".encode(), b"", 0, "Käse/界.png"),
+        ("Käse.png".encode("cp437"), b"", 0, "Käse.png"),
+        ("Käse.png".encode(), b"", 0x800, "Käse.png"),
+        (b"K_se.png", _unicode_path(b"K_se.png", "Käse.png"), 0, "Käse.png"),
+        (b"K_se.png", struct.pack("<HHL", 0x5455, 4, 7) + _unicode_path(b"K_se.png", "Käse.png"), 0, "Käse.png"),
+        (b"renamed.png", _unicode_path(b"K_se.png", "Käse.png"), 0, "renamed.png"),
+    ],
+)
+def test_names_in_zips_without_the_flag_for_utf_8(tmp_path: Path, raw: bytes, extra: bytes, flags: int, name: str):
+    (tmp_path / "a.zip").write_bytes(_zip_named(raw, extra, flags))
+    for store in _stores(tmp_path / "a.zip"):
+        assert store.read(name) == b"x"
+        store.close()
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="`zip` is not installed")
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_names_in_zips_of_the_usual_command(tmp_path: Path, locale: str):
+    for name in ("Käse.png", "界.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    subprocess.run(["zip", "-q", "a.zip", "Käse.png", "界.png"], cwd=tmp_path, env={"LC_ALL": locale}, check=True)
+    for store in _stores(tmp_path / "a.zip"):
+        assert [store.read(name) for name in ("Käse.png", "界.png")] == ["Käse.png".encode(), "界.png".encode()]
+        store.close()

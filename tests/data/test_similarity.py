@@ -1,5 +1,7 @@
 """The searches behind near duplicates, against brute force."""
 
+import tracemalloc
+
 import numpy as np
 import polars as pl
 import pytest
@@ -102,6 +104,20 @@ def test_near_hashes_within_one_set_are_all_found(seed: int, limit: int, count: 
     raw = [row.tobytes() for row in hashes]
     wanted = [[i, j] for i in range(count) for j in range(i + 1, count) if distance(raw[i], raw[j]) <= limit]
     assert near_pairs_within(hashes, limit).tolist() == wanted
+
+
+def test_one_cluster_is_kept_once_and_not_once_a_band():
+    """2,000 hashes, all near to one another: two million pairs of 16 bytes, and what it takes to find them."""
+    generator = np.random.default_rng(0)
+    bits = np.zeros((2000, 256), np.bool_)
+    for row in bits:
+        row[generator.choice(256, 5, replace=False)] = True
+    tracemalloc.start()
+    pairs = near_pairs_within(np.packbits(bits, axis=1), 10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(pairs) == 2000 * 1999 // 2 and (pairs[:, 0] < pairs[:, 1]).all()
+    assert peak < 250_000_000, peak
 
 
 def test_grams_do_not_reach_over_the_end_of_a_text():

@@ -21,21 +21,21 @@ _Words = npt.NDArray[np.uint64]
 def near_pairs(first: Hashes, second: Hashes, distance: int) -> Pairs:
     """All (i, j) with at most `distance` differing bits between `first[i]` and `second[j]`, sorted, each once."""
     ours, theirs = _words(first), _words(second)
-    found = [np.empty((0, 2), dtype=np.int64)]
-    for start, end in _bands(distance):
+    bands, found = _bands(distance), []
+    for number, (start, end) in enumerate(bands):
         for left, right in _equal(_values(ours, start, end), _values(theirs, start, end)):
-            found.append(_near(ours, theirs, left, right, distance))
-    return np.unique(np.concatenate(found), axis=0)
+            found.append(_near(ours, theirs, left, right, distance, bands[:number]))
+    return _sorted(found, len(theirs))
 
 
 def near_pairs_within(hashes: Hashes, distance: int) -> Pairs:
     """All (i, j), i < j, with at most `distance` differing bits between `hashes[i]` and `hashes[j]`, as above."""
     words = _words(hashes)
-    found = [np.empty((0, 2), dtype=np.int64)]
-    for start, end in _bands(distance):
+    bands, found = _bands(distance), []
+    for number, (start, end) in enumerate(bands):
         for left, right in _equal_within(_values(words, start, end)):
-            found.append(_near(words, words, left, right, distance))
-    return np.unique(np.concatenate(found), axis=0)
+            found.append(_near(words, words, left, right, distance, bands[:number]))
+    return _sorted(found, len(words))
 
 
 def distance(first: bytes, second: bytes) -> int:
@@ -67,10 +67,27 @@ def _values(words: _Words, start: int, end: int) -> _Words:
     return values >> np.uint64(64 - (end - start))
 
 
-def _near(first: _Words, second: _Words, left: Pairs, right: Pairs, distance: int) -> Pairs:
-    differing = np.bitwise_count(first[left] ^ second[right]).sum(axis=1)
-    near = differing <= distance
-    return np.stack([left[near], right[near]], axis=1)
+def _near(
+    first: _Words, second: _Words, left: Pairs, right: Pairs, distance: int, earlier: list[tuple[int, int]]
+) -> Pairs:
+    """Each near pair as one number, `left` times the length of `second` plus `right`, unless a band before has it.
+
+    Near duplicates share most of their bands: kept for each of them, they would take ten times the memory.
+    """
+    differing = first[left] ^ second[right]
+    near = np.flatnonzero(np.bitwise_count(differing).sum(axis=1) <= distance)
+    for start, end in earlier:
+        near = near[_values(differing[near], start, end) != 0]
+    return left[near] * len(second) + right[near]
+
+
+def _sorted(found: list[Pairs], width: int) -> Pairs:
+    numbers = np.concatenate([np.empty(0, np.int64), *found])
+    found.clear()
+    numbers.sort()
+    pairs = np.empty((len(numbers), 2), np.int64)
+    np.divmod(numbers, max(width, 1), pairs[:, 0], pairs[:, 1])
+    return pairs
 
 
 def _equal(first: _Words, second: _Words) -> Iterator[tuple[Pairs, Pairs]]:

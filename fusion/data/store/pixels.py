@@ -1,4 +1,7 @@
-"""A picture's bytes, really decoded: what it measures, or why it cannot be used. Guarded against bombs."""
+"""A picture's bytes, really decoded: what it measures, or why it cannot be used. Guarded against bombs.
+
+Hash, contrast and colours are those of the pixels that training sees; width and height those of the file, unturned.
+"""
 
 import hashlib
 import io
@@ -7,17 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pdqhash
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fusion.data.ingest.record import Reject
+from fusion.rgb import upright_rgb
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff"}
 """The formats that are accepted, and how their files are named in a shard."""
 _BYTE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 MODES = _BYTE_MODES | {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 """Pillow's pixel modes that training can read; the others (floating point) have no defined range of values."""
-_ORIENTATION = 0x0112
-"""The tag of EXIF that says how to turn a picture upright."""
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 """The first bytes of files of these formats; others are no pictures, or of a format that is not read."""
 _MOST_SCANS = 500
@@ -61,9 +63,9 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
             image.load()
             if image.mode not in MODES:
                 return Reject("unsupported-mode", f"pixels of mode {image.mode} have no defined range of values")
-            pixels = image.convert("RGB")
-            if (fault := _metadata_fault(image)) is not None:
-                return Reject("corrupt-metadata", f"{type(fault).__name__}: {fault}")
+            pixels = _seen(image)
+            if isinstance(pixels, Reject):
+                return pixels
     except MemoryError:
         return Reject("out-of-memory", f"{len(data)} bytes that cannot be decoded with the memory there is")
     except UnidentifiedImageError:
@@ -87,22 +89,14 @@ def measure(data: bytes, max_pixels: int) -> Measured | Reject:
     )
 
 
-def _metadata_fault(image: Image.Image) -> Exception | None:
-    """What goes wrong with the parts of a decoded picture that training uses beside its pixels, or None.
-
-    Training turns a picture upright as its EXIF says, takes the first frame, and looks through transparent pixels.
-    """
+def _seen(image: Image.Image) -> Image.Image | Reject:
+    """What training sees of a decoded picture; whatever goes wrong lies in what it uses beside the pixels."""
     try:
-        if getattr(image, "is_animated", False):
-            image.seek(0)
-            image.load()
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if "transparency" in image.info:
-            image.convert("RGBA")
+        return upright_rgb(image)
+    except MemoryError:
+        raise
     except Exception as error:  # as above
-        return error
-    return None
+        return Reject("corrupt-metadata", f"{type(error).__name__}: {error}")
 
 
 def _contrast(pixels: Image.Image) -> float:

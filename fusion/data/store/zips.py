@@ -6,6 +6,7 @@ archives of a data set have millions. Here a member is known by where its entry 
 
 import stat
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ _ENTRY = struct.Struct("<4s4B4HL2L5H2L")
 _WINDOW = 1 << 20
 _ENCRYPTED, _PATCHED, _STRONG, _UTF8 = 0x1, 0x20, 0x40, 0x800
 _BIG = 0xFFFFFFFF
+_WIDE, _UNICODE_PATH = 0x0001, 0x7075
+"""Kinds of extra fields: wide numbers, and the name once more in UTF-8."""
 FOLDER, LINK = "a folder", "a symbolic link in the archive"
 
 
@@ -165,19 +168,41 @@ def _entry(window: bytes, at: int, shift: int) -> _Entry:
         for which in (1, 0, 2):
             if wide[which] == _BIG and numbers:
                 wide[which] = numbers.pop(0)
-    name = raw.decode("utf-8" if flags & _UTF8 else "cp437", "surrogateescape" if flags & _UTF8 else "strict")
-    name = name.partition("\0")[0]
+    name = _name(raw, flags, extra).partition("\0")[0]
     kind = FOLDER if name.endswith("/") else LINK if stat.S_ISLNK(mode) else None
     length = _ENTRY.size + name_length + extra_length + comment_length
     return _Entry(name, kind, flags, method, crc, wide[0], wide[1], wide[2] + shift, length)
 
 
+def _name(raw: bytes, flags: int, extra: bytes) -> str:
+    """The name of a member: UTF-8 where something says so or its bytes are, else the code page of the first zips.
+
+    Info-ZIP, which Linux distributions have as `zip`, writes UTF-8 without the flag for it.
+    """
+    if flags & _UTF8:
+        return raw.decode("utf-8", "surrogateescape")
+    field = _extra_field(extra, _UNICODE_PATH)
+    # The field holds the checksum of the name that it belongs to: a program that renames may have left an old one.
+    if len(field) > 5 and field[0] == 1 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw):
+        raw = field[5:]
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("cp437")
+
+
 def _wide_numbers(extra: bytes) -> list[int]:
+    field = _extra_field(extra, _WIDE)
+    count = len(field) // 8
+    return list(struct.unpack_from(f"<{count}Q", field))
+
+
+def _extra_field(extra: bytes, wanted: int) -> bytes:
+    """The content of the first extra field of kind `wanted`; empty where there is none."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            count = min(length, len(extra) - at - 4) // 8
-            return list(struct.unpack_from(f"<{count}Q", extra, at + 4))
+        if kind == wanted:
+            return extra[at + 4 : at + 4 + length]
         at += 4 + length
-    return []
+    return b""

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from fusion.data.curate.base import REJECTS, Block, no_rejects
 from fusion.data.curate.samples import AT, Samples
 from fusion.data.errors import DataError
+from fusion.rgb import upright_rgb
 
 
 class ScoreBlock(Block):
@@ -72,7 +73,7 @@ def with_pictures(samples: Samples, sources: list[str]) -> pl.DataFrame:
 
 
 def pictures(samples: Samples, frame: pl.DataFrame, what: str) -> Iterator[tuple[str, Image.Image]]:
-    """Each picture of `frame` once, as (sha256, RGB), in the order of the shards."""
+    """Each picture of `frame` once, as (sha256, RGB as training sees it), in the order of the shards."""
     places = frame.unique("image_sha256", keep="first", maintain_order=True).sort("shard", "image_offset")
     rows = places.select("image_sha256", "shard", "image_offset", "image_size").iter_rows()
     for name, shard, offset, size in tqdm(rows, total=len(places), desc=what, unit="picture", disable=None):
@@ -80,7 +81,7 @@ def pictures(samples: Samples, frame: pl.DataFrame, what: str) -> Iterator[tuple
             file.seek(offset)
             data = file.read(size)
         with Image.open(io.BytesIO(data)) as picture:
-            yield name, picture.convert("RGB")
+            yield name, upright_rgb(picture)
 
 
 def answers(samples: Samples, sources: list[str]) -> Iterator[tuple[int, str, str]]:
