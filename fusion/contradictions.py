@@ -78,6 +78,11 @@ def _variant_contradictions(settings: Settings, variant: Variant) -> list[str]:
         zero = settings.training.zero_stage if stage.zero_stage is None else stage.zero_stage
         if hardware.offload_optimizer and zero == 0:
             lines.append(f"hardware.offload_optimizer: needs a zero_stage of 1, 2 or 3, and {name} has 0")
+        if hardware.compile and zero == 3:
+            lines.append(
+                f"hardware.compile: needs a zero_stage of 0, 1 or 2, and {name} has 3: weights that are gathered one "
+                "by one inside a layer leave nothing to compile"
+            )
     language, layers = variant.base.llm.config, variant.model.interaction
     if language is not None:
         if "model_type" not in language:

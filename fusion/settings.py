@@ -246,6 +246,7 @@ class Hardware(Section):
     """Ranks and their shape. They are settings because results are exact only for the same ranks and threads.
 
     `offload_optimizer`: the optimiser's states lie in the host's memory, and the update is made there.
+    `compile`: layers are compiled by torch.compile at their first call.
     """
 
     device: Literal["cpu", "cuda"]
@@ -253,6 +254,7 @@ class Hardware(Section):
     threads_per_rank: PositiveInt
     micro_batch: PositiveInt
     offload_optimizer: bool = False
+    compile: bool = False
 
 
 class StageData(Section):

@@ -242,6 +242,7 @@ def test_values_that_stand_in_no_file_never_change() -> None:
         "Dataset.whole": {},
         "Expectations.category_shares": {},
         "Expectations.min_kept_share": 0.5,
+        "Hardware.compile": False,
         "Hardware.offload_optimizer": False,
         "Lora.dropout": 0.0,
         "Model.mapping_loss_weight": 0.1,

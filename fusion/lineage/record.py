@@ -40,6 +40,7 @@ from fusion.lineage.records import (
     source_inputs,
     wanted_of,
 )
+from fusion.lineage.remembered import RememberingHasher
 from fusion.lineage.stages import Stage, parents_of, producers, resolve_stages
 from fusion.secrecy import mask
 
@@ -51,9 +52,10 @@ FORMAT = 1
 def record_stage(stage_name: str, root: Path = Path(".")) -> Iterator[None]:
     """Runs the body as stage `stage_name` of dvc.yaml and, if it succeeds, leaves its record under records/.
 
-    Inputs are hashed before the body, outputs after it; source files edited meanwhile are named in the record. Raises
-    `LineageError` when the stage is unknown, an input is missing or an output was not written. Processes that the body
-    starts may come here again with the same stage (they inherit the environment): only the outermost one records.
+    Inputs are hashed before the body (large ones that are as they were, from memory), outputs after it; source files
+    edited meanwhile are named in the record. Raises `LineageError` when the stage is unknown, an input is missing or an
+    output was not written. Processes that the body starts may come here again with the same stage (they inherit the
+    environment): only the outermost one records.
     """
     if os.environ.get("FUSION_RECORDING") == stage_name:
         yield
@@ -62,9 +64,10 @@ def record_stage(stage_name: str, root: Path = Path(".")) -> Iterator[None]:
     if stage_name not in stages:
         raise LineageError(f"dvc.yaml has no stage `{stage_name}`, so its run cannot be recorded")
     stage = stages[stage_name]
-    before = Hasher(root)
+    before = RememberingHasher(root)
     inputs = read_inputs(stage, producers(stages.values()), before)
     parents = _parent_digests(stage, stages, inputs, root, before)
+    before.remember()
     run: dict[str, Any] = {"git": git_state(root), "started": _now()}
     began = time.monotonic()
     os.environ["FUSION_RECORDING"] = stage_name

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from fusion.plan.activations import activations
 from fusion.plan.errors import PlanError
-from fusion.plan.memory import RESERVED, USABLE, host_bytes, logit_bytes, model_states
+from fusion.plan.memory import RESERVED, USABLE, host_bytes, host_seconds, logit_bytes, model_states
 from fusion.plan.stage import StageModel
 
 T = TypeVar("T")
@@ -41,6 +41,7 @@ class Option:
         model_flops, executed_flops: of a step.
         sent: bytes that leave the device in a step.
         compute_seconds, exchange_seconds: of a step, each alone.
+        host_seconds: of a step, for what is offloaded: on the way to the host and back, and updating there.
     """
 
     zero_stage: int
@@ -56,6 +57,7 @@ class Option:
     sent: float
     compute_seconds: float
     exchange_seconds: float
+    host_seconds: float
 
     @property
     def total(self) -> float:
@@ -69,8 +71,8 @@ class Option:
 
     @property
     def seconds(self) -> float:
-        """Of a step: computing and exchanging go on side by side, the longer one counts."""
-        return max(self.compute_seconds, self.exchange_seconds)
+        """Of a step: computing and exchanging go on side by side, the longer one counts; for the host is waited."""
+        return max(self.compute_seconds, self.exchange_seconds) + self.host_seconds
 
     @property
     def name(self) -> str:
@@ -139,12 +141,13 @@ def evaluate(model: StageModel, zero: int, size: int, checkpointing: bool, offlo
             "buffers": states.buffers + update + RESERVED,
         },
         usable=USABLE * target.gpu.memory_bytes,
-        host_memory=host_bytes(trained, target.gpus) if offload else 0.0,
+        host_memory=host_bytes(trained, target.gpus, element, accumulation) if offload else 0.0,
         model_flops=needed,
         executed_flops=executed,
         sent=sent,
         compute_seconds=executed / model.rate,
         exchange_seconds=sent / target.gpu.link_bytes(target.gpus),
+        host_seconds=host_seconds(trained, target.gpus, element, accumulation) if offload else 0.0,
     )
 
 

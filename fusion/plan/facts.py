@@ -138,5 +138,6 @@ def option_facts(option: Option) -> dict[str, Any]:
         "seconds_a_step": option.seconds,
         "compute_seconds": option.compute_seconds,
         "exchange_seconds": option.exchange_seconds,
+        "host_seconds": option.host_seconds,
         "exchanged_bytes": option.sent,
     }

@@ -17,6 +17,11 @@ LOGIT_CHUNK = 1 << 26
 """Elements of the logits that are made at a time on an accelerator (fusion/model/head.py)."""
 RESERVED = 1.5 * 2**30
 """The driver's context and the communication library's buffers: an assumption, it differs between versions."""
+HOST_LINK = 25e9
+"""Bytes a second between a device and its host: what is reached of PCIe 4 x16 (32e9). An assumption."""
+HOST_UPDATE = 0.5e9
+"""Parameters a second that a rank's share of the host updates: torch's AdamW moves some 100 bytes for each through a
+memory of 50e9 bytes a second. An assumption."""
 USABLE = 0.92
 """Share of the device's memory that a plan may fill: the allocator cannot use the last few percent."""
 
@@ -62,9 +67,22 @@ def model_states(
     return States(weights, gradients, optimizer, bucket + gathered, update)
 
 
-def host_bytes(trained: int, ranks: int) -> float:
-    """Bytes of the host's memory that a rank needs for an offloaded optimiser: its states, gradients in float32."""
-    return 16 * trained / ranks
+def host_bytes(trained: int, ranks: int, size: int, accumulation: int) -> float:
+    """Bytes of the host's memory that a rank needs for an offloaded optimiser: its states, gradients in float32.
+
+    Where a step has several micro-batches, their sum too, of `size` bytes (DeepSpeed's `accumulated_grads_in_cpu`).
+    """
+    return (16 + (size if accumulation > 1 else 0)) * trained / ranks
+
+
+def host_seconds(trained: int, ranks: int, size: int, accumulation: int) -> float:
+    """Of a step, for an offloaded optimiser: gradients to the host, the update there, and weights back.
+
+    The sum of the micro-batches before comes back for each further one, to be added to on the device.
+    """
+    elements = trained / ranks
+    moved = size * elements * (accumulation + (accumulation - 1) + 1)
+    return moved / HOST_LINK + elements / HOST_UPDATE
 
 
 def logit_bytes(supervised: float, vocabulary: int, width: int, size: int, trained: bool) -> float:

@@ -16,6 +16,7 @@ WIDTH = 110
 _GIB, _GB = 2.0**30, 1e9
 _UNKNOWN = "unknown"
 _HOST = "GiB a GPU of the host's memory"
+_HOST_SECONDS = "  of the host, for what is offloaded"
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "total")
 
 
@@ -113,6 +114,7 @@ _ROWS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("seconds a step", lambda s: f"{s['time']['seconds_a_step']:.3g}"),
     ("  of arithmetic", lambda s: f"{s['advised']['compute_seconds']:.3g}"),
     ("  of exchange", lambda s: f"{s['advised']['exchange_seconds']:.3g}"),
+    (_HOST_SECONDS, lambda s: f"{s['advised']['host_seconds']:.3g}"),
     ("model FLOPs utilisation", lambda s: f"{s['time']['model_flops_utilisation']:.0%}"),
     ("hours", lambda s: _scaled(s["time"]["hours"], 1, "")),
     ("GPU-hours", lambda s: _whole(s["time"]["gpu_hours"])),
@@ -130,7 +132,7 @@ def _print_summary(stages: dict[str, Any], console: Console) -> None:
     table = _table("", *stages)
     offloaded = any(stage["advised"]["host_bytes"] for stage in stages.values())
     for title, value in _ROWS:
-        if title == _HOST and not offloaded:
+        if title in (_HOST, _HOST_SECONDS) and not offloaded:
             continue
         table.add_row(title, *(value(stage) for stage in stages.values()))
     console.print(table)
@@ -186,7 +188,7 @@ def _notes(facts: dict[str, Any]) -> list[str]:
         too_long = f", {data['too_long']:.1%} of them too long" if data["too_long"] else ""
         lines.append(f"{name}: {data['dataset']}: {data['source']}{too_long}.")
     if any(stage["advised"]["offload"] for stage in facts["stages"].values()):
-        lines.append("Offloaded: the update in the host's memory, some seconds a step, is not in the time.")
+        lines.append("Offloaded: rates of the host and of the way to it are assumptions (docs/planning.md).")
     return lines
 
 

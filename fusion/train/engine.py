@@ -9,6 +9,7 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from fusion.model.adapters import add_adapters, is_adapter
 from fusion.model.modeling import FusionForConditionalGeneration
 from fusion.settings import Optimizer, StageSettings
+from fusion.train.compiling import compile_layers
 from fusion.train.parts import part_of
 from fusion.train.recipe import Recipe
 
@@ -42,6 +43,8 @@ def make_engine(recipe: Recipe, model: FusionForConditionalGeneration, universal
         groups[group] = trained
     if settings.activation_checkpointing:
         model.enable_activation_checkpointing()
+    if recipe.hardware.compile:
+        compile_layers(model)
     model.train()
     engine, *_ = deepspeed.initialize(
         model=model,

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from fusion.settings import load_settings
 from fusion.train.checkup import check_benchmark
+from fusion.train.compiling import check_compiler
 from fusion.train.errors import WHAT_TO_DO, Preempted, TrainingError
 from fusion.train.parts import Elements
 from fusion.train.recipe import Recipe
@@ -101,6 +102,7 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
     if ranks == recipe.hardware.ranks:
         check_memory(recipe, elements)
     check_devices(recipe, ranks)
+    check_compiler(recipe)
     check_trackers(recipe)
     check_benchmark(recipe)
     if recipe.hardware.device == "cpu" and shutil.which("g++") is None:
@@ -179,7 +181,7 @@ def rank_variables(recipe: Recipe) -> dict[str, str]:
         # Compiled extensions belong to one environment: two that share a folder would compile them in turns.
         "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
     }
-    if recipe.hardware.device == "cpu":
+    if recipe.hardware.device == "cpu" and not recipe.hardware.compile:
         # DeepSpeed wraps an optimiser that is not used here with torch.compile at every start, which takes seconds.
         variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables

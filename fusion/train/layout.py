@@ -21,6 +21,7 @@ class Layout:
     threads_per_rank: int
     device: str
     offload_optimizer: bool
+    compile: bool
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Layout":

@@ -231,8 +231,16 @@ def test_a_pilot_is_planned_for_one_gpu_and_its_share_of_the_samples() -> None:
     stage = plan.stages["stage1"]
     assert stage.model.traffic.samples == 96_760 and stage.model.steps == 378
     assert stage.advised.offload and stage.advised.zero_stage >= 1
-    # Float32 weights, two moments and gradients of ten thousand million parameters.
-    assert stage.advised.host_memory == pytest.approx(16 * stage.model.trained)
+    # Float32 weights, two moments and gradients of ten thousand million parameters, and the sum of micro-batches.
+    advised, trained = stage.advised, stage.model.trained
+    assert advised.accumulation > 1
+    assert advised.host_memory == pytest.approx((16 + 2) * trained)
+    moved = 2 * trained * 2 * advised.accumulation
+    assert advised.host_seconds == pytest.approx(moved / 25e9 + trained / 0.5e9)
+    assert advised.seconds == pytest.approx(advised.compute_seconds + advised.host_seconds)
+    whole = {o.accumulation: o for o in stage.options if o.zero_stage == advised.zero_stage and not o.checkpointing}
+    assert whole[1].host_memory == pytest.approx(16 * trained), "one micro-batch has no sum"
+    assert sorted(whole, key=lambda number: whole[number].host_seconds) == sorted(whole)
     with pytest.raises(PlanError, match="from ZeRO stage 1 on"):
         make_plan(SETTINGS, CATALOG, "fusion-llama31-8b", choice=Choice(zero_stage=0, offload=True), root=ROOT)
 

@@ -35,8 +35,10 @@ def recipe_of(changes: dict[str, Any]) -> Recipe:
     import yaml
 
     document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    document["variants"]["tiny"]["stages"]["stage2"] |= {"learning_rate": 0.02, "vision_learning_rate": 0.02, **changes}
-    document["variants"]["tiny"]["hardware"]["ranks"] = 1
+    training = {name: value for name, value in changes.items() if name != "compile"}
+    rates = {"learning_rate": 0.02, "vision_learning_rate": 0.02}
+    document["variants"]["tiny"]["stages"]["stage2"] |= rates | training
+    document["variants"]["tiny"]["hardware"] |= {"ranks": 1, "compile": changes.get("compile", False)}
     return make_recipe(Settings.model_validate(document), "tiny", "stage2")
 
 

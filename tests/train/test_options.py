@@ -63,19 +63,23 @@ TRAINED = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the results of all cases, from one rank that trained a tiny model for each."""
-    folder = tmp_path_factory.mktemp("options")
-    (folder / "cases.json").write_text(json.dumps(CASES), encoding="utf-8")
+    return train_cases(tmp_path_factory.mktemp("options"), CASES, TORCHDYNAMO_DISABLE="1")
+
+
+def train_cases(folder: Path, cases: dict[str, dict[str, Any]], **variables: str) -> Path:
+    """The folder, with the results of the cases in it."""
+    (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     world = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = os.environ | {name: str(value) for name, value in world.items()}
-    environment |= {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **variables}
     environment["TORCH_EXTENSIONS_DIR"] = str(Path(sys.prefix) / "torch_extensions")
     # DeepSpeed builds its communication with the tools of this environment.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     command = [sys.executable, str(Path(__file__).with_name("options_rank.py")), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
