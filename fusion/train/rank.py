@@ -138,6 +138,7 @@ def finish(
         if dist.get_rank() == 0:
             if recipe.settings.lora is not None:
                 merge_adapters(engine.module)
+            engine.module.config.fusion_stage = recipe.stage
             with output_folder(recipe.output) as folder:
                 save_checkpoint(engine.module, processor, folder)
     if dist.get_rank() == 0:

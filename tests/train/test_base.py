@@ -75,7 +75,6 @@ def test_wrong_base_models_are_told_by_their_setting(project: Path, tmp_path: Pa
         ({"llm": {"name": str(tmp_path / "empty")}}, ("base.llm", "empty", "a folder with config.json")),
         ({"llm": {"name": str(tmp_path / "bert")}}, ("base.llm", "Llama- or Phi-3-type", "bert is not one of")),
         ({"llm": {"config": {"model_type": "gpt7"}}}, ("base.llm", "gpt7 is not one of llama, phi3")),
-        ({"tokenizer": "data/tokenizers/none"}, ("base.tokenizer", "none", "a fast tokenizer")),
         ({"llm": {"name": llm, "revision": "v1"}}, ("base.llm.revision", "v1", llm)),
         ({"tower": {"name": siglip, "revision": "v1"}}, ("base.tower.revision", "v1", siglip)),
         ({"tower": {"config": {}, "revision": "v1"}}, ("base.tower.revision", "v1", "made from a configuration")),

@@ -1,6 +1,7 @@
 """A training stage refuses to start without its inputs, and says which one is missing."""
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,9 +12,19 @@ import pytest
 import fusion.train.launch
 from fusion.launchers.start import starter
 from fusion.settings import load_settings
-from fusion.train.launch import TrainingError, check_inputs, device_ids, launcher_command, local, rank_environment
+from fusion.train.launch import (
+    Start,
+    TrainingError,
+    check_inputs,
+    device_ids,
+    launcher_command,
+    local,
+    rank_environment,
+    train_stage,
+)
 from fusion.train.recipe import Recipe
 from fusion.train.running import Ending, run_launcher
+from fusion.zoo.entries import ZooError
 from tests.train.test_recipe import ROOT, recipe
 
 
@@ -37,6 +48,25 @@ def test_missing_parent_is_named(ready: Recipe) -> None:
     (ready.parent / "config.json").unlink()
     with pytest.raises(TrainingError, match=r"stage2 of tiny continues .*stage1_5"):
         check_inputs(ready)
+
+
+@pytest.mark.parametrize("layout", ["own", "published"])
+def test_a_parent_of_another_stage_is_refused_whatever_its_folder_is_called(tmp_path: Path, layout: str) -> None:
+    made = recipe(tmp_path, "micro")
+    base = load_settings(ROOT / "params.yaml").variant("micro").base
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    said = {"fusion_stage": "stage1"}
+    parts = {"text_config": base.llm.config, "vision_config": base.tower.config, "template": "phi_3"}
+    written = {"model_type": "fusion", **parts, **said}
+    if layout == "published":
+        own = {"fusion": {"generated": True, "fields": said}}
+        written = {**(base.llm.config or {}), "model_type": "fusion_phi", "mm_vision_config": base.tower.config, **own}
+    made.parent.mkdir(parents=True)
+    (made.parent / "config.json").write_text(json.dumps(written), encoding="utf-8")
+    made.verdict.parent.mkdir(parents=True)
+    made.verdict.write_text(json.dumps({"status": "passed"}), encoding="utf-8")
+    with pytest.raises(ZooError, match=r"stage1_5 is a stage1 checkpoint, and stage2 continues one of stage1_5"):
+        train_stage(made, Start(lambda recipe: pytest.fail("ranks were started"), lambda recipe: 2))
 
 
 def test_missing_validation_is_named(ready: Recipe) -> None:
