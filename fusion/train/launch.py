@@ -66,8 +66,8 @@ def ended(recipe: Recipe, ending: Ending) -> TrainingError:
     else:
         what = WHAT_TO_DO.get(code, f"ended with exit code {code}; the ranks' messages stand above")
     error = TrainingError(
-        f"{recipe.stage} of {recipe.variant} {what}. The log is {recipe.log}. Started again, the stage continues from "
-        "its last complete checkpoint."
+        f"{recipe.stage} of {recipe.variant} {what}. The log is {recipe.log}. Started again with the same "
+        "settings, the stage continues from its last complete checkpoint."
     )
     error.exit_code = code if code in WHAT_TO_DO and code > 0 else 1
     return error
