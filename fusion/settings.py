@@ -362,7 +362,7 @@ class Settings(Section):
         own: StageSettings | None = getattr(self.variant(variant).stages, stage)
         if own is None:
             raise SettingsError(f"variants.{variant}.stages.{stage} is null in params.yaml: there is no such stage")
-        shared = {name: getattr(self.training, name) for name in Training.model_fields}
+        shared = dict(self.training.model_copy())
         return own.model_copy(update={name: value for name, value in shared.items() if getattr(own, name) is None})
 
     def seed(self, variant: str) -> int:
