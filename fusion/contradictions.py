@@ -67,9 +67,9 @@ def _variant_contradictions(settings: Settings, variant: Variant) -> list[str]:
     lines = []
     if (variant.stages.stage1_5 is None) != (variant.data.stage1_5 is None):
         lines.append("stages.stage1_5, data.stage1_5: both have a value, or both are null (no such stage)")
-    hardware = variant.hardware
     for name in variant.stage_names:
         stage: StageSettings = getattr(variant.stages, name)
+        hardware = variant.hardware_of(name)
         if stage.global_batch % hardware.ranks:
             lines.append(
                 f"stages.{name}.global_batch: {stage.global_batch} samples do not divide among hardware.ranks "

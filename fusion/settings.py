@@ -170,6 +170,15 @@ class Tracking(Section):
     checkup: Checkup | None
 
 
+class StageHardware(Section):
+    """What one stage has instead of its variant's `hardware`; None = as there."""
+
+    ranks: PositiveInt | None = None
+    threads_per_rank: PositiveInt | None = None
+    micro_batch: PositiveInt | None = None
+    offload_optimizer: bool | None = None
+
+
 class StageSettings(Section):
     """One training stage of one variant: its own values, and overrides of `training` (None = as there)."""
 
@@ -190,6 +199,7 @@ class StageSettings(Section):
     save_every_steps: PositiveInt | None = None
     keep_checkpoints: PositiveInt | None = None
     on_bad_sample: Literal["stop", "count"] | None = None
+    hardware: StageHardware | None = None
 
 
 class BasePart(Section):
@@ -293,6 +303,12 @@ class Variant(Section):
         names: tuple[Stage, ...] = ("stage1", "stage1_5", "stage2")
         return tuple(name for name in names if getattr(self.stages, name) is not None)
 
+    def hardware_of(self, stage: Stage) -> Hardware:
+        """What a stage is trained on: `hardware`, with the values that the stage has of its own."""
+        own: StageSettings | None = getattr(self.stages, stage)
+        changes = own.hardware.model_dump(exclude_none=True) if own and own.hardware else {}
+        return self.hardware.model_copy(update=changes)
+
 
 class Slurm(Section):
     """What a SLURM job asks for beside nodes and GPUs; `directives` are further lines behind `#SBATCH`."""
@@ -356,17 +372,18 @@ class Settings(Section):
         own: StageSettings | None = getattr(self.variant(variant).stages, stage)
         if own is None:
             raise SettingsError(f"variants.{variant}.stages.{stage} is null in params.yaml: there is no such stage")
-        filled = {name: getattr(self.training, name) for name in Training.model_fields if getattr(own, name) is None}
-        return own.model_copy(update=filled)
+        shared = dict(self.training.model_copy())
+        return own.model_copy(update={name: value for name, value in shared.items() if getattr(own, name) is None})
 
     def seed(self, variant: str) -> int:
         """What the new weights of a variant, its order and its draws follow from."""
         own = self.variant(variant).seed
         return self.run.seed if own is None else own
 
-    def hardware(self, variant: str) -> Hardware:
-        """What a variant is trained on: a pilot on one rank, with the optimiser in the host's memory beside a GPU."""
-        own = self.variant(variant).hardware
+    def hardware(self, variant: str, stage: Stage | None = None) -> Hardware:
+        """What a variant, or a stage of it, is trained on; a pilot: one rank, the optimiser beside a GPU in RAM."""
+        chosen = self.variant(variant)
+        own = chosen.hardware if stage is None else chosen.hardware_of(stage)
         if self.run.pilot is None:
             return own
         return own.model_copy(update={"ranks": 1, "offload_optimizer": own.device == "cuda"})

@@ -37,6 +37,8 @@ NO_PARAMS = {
     "data.workers": "how many processes share the work; the result is the same",
     "data.runner": "where they run",
     "data.scheduler": "where they run",
+    "training.save_every_steps": "how often the state of a stage is saved",
+    "training.keep_checkpoints": "how many of its states are kept",
     "data.loading.workers": "the same, in training",
     "data.loading.ahead": "how much they hold ready",
     "data.loading.shards": "where shards lie; their samples are the same",

@@ -251,7 +251,6 @@ def parent(folder: Path, config: dict[str, Any], **changes: Any) -> Path:
 def test_the_same_base_models_may_be_continued(config: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
     folder = parent(tmp_path / "stage1_5", config)
     check_parent(folder, settings.variant("fusion-phi35-3b"), "stage2")
-    check_parent(folder, settings.variant("fusion-phi35-3b"), "stage1_5")
 
 
 @pytest.mark.parametrize(
@@ -294,10 +293,11 @@ def test_a_later_stage_or_another_tokenizer_is_refused(settings: Settings, tmp_p
         "model_type": "fusion", "template": "phi_3", "text_config": variant.base.llm.config,
         "vision_config": variant.base.tower.config,
     }  # fmt: skip
-    late = parent(tmp_path / "stage2", config)
-    with pytest.raises(ZooError, match="stage2 checkpoint, which stage1 cannot continue"):
+    late = parent(tmp_path / "somewhere", config, fusion_stage="stage1_5")
+    with pytest.raises(ZooError, match=r"somewhere is a stage1_5 checkpoint, and stage1 continues one of base"):
         check_parent(late, variant, "stage1", ROOT)
-    check_parent(parent(tmp_path / "base", config), variant, "stage1", ROOT)
+    check_parent(parent(tmp_path / "new", config, fusion_stage="base"), variant, "stage1", ROOT)
+    check_parent(parent(tmp_path / "older", config), variant, "stage1", ROOT)
     tokenizer = json.loads((ROOT / variant.base.tokenizer / "tokenizer.json").read_text())  # type: ignore[operator]
     (late / "tokenizer.json").write_text(json.dumps(tokenizer))
     check_parent(late, variant, "stage2", ROOT)

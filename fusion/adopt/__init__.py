@@ -29,6 +29,7 @@ from fusion.zoo.rules import (
     obligations,
     published_identity,
     variant_identity,
+    written_stage,
 )
 
 FOLDER = "checkpoints/adopted"
@@ -132,7 +133,11 @@ def _verify(source: Source, place: Place, folder: Path, root: Path) -> dict[str,
     from fusion.quiet import quiet_libraries
 
     quiet_libraries()
-    identity = checkpoint_identity(folder)
+    identity, said = checkpoint_identity(folder), written_stage(folder)
+    if said is not None and place.stage not in (None, said):
+        raise AdoptError(
+            f"--as {place.name}: {source.name} is a {said} checkpoint by its config.json, and not one of {place.stage}"
+        )
     if source.entry is not None:
         check_same_base(identity, published_identity(source.entry), source.name)
     if place.variant is not None:
@@ -144,7 +149,7 @@ def _verify(source: Source, place: Place, folder: Path, root: Path) -> dict[str,
     files = {path.name: {"sha256": file_sha256(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
     return {
         "origin": source.describe(),
-        "stage": place.stage,
+        "stage": place.stage or said,
         "files": files,
         "licence": _licence(source, place, identity, folder),
         **counts,

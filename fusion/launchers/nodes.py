@@ -4,12 +4,13 @@ import base64
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusion.launchers.errors import LaunchError
 from fusion.settings import Launch
-from fusion.train.launch import rank_variables
+from fusion.train.launch import device_ids, rank_variables
 from fusion.train.recipe import Recipe
 
 
@@ -59,9 +60,15 @@ def torchrun_command(recipe: Recipe, nodes: Nodes, node: int, master: str, port:
     ]  # fmt: skip
 
 
-def deepspeed_command(recipe: Recipe, nodes: Nodes, hosts: list[str], node: int, port: int) -> list[str]:
-    """DeepSpeed's launcher for one node, which needs no way from node to node but the group's own."""
-    world = {host: list(range(nodes.ranks)) for host in _distinct(hosts)}
+def deepspeed_command(
+    recipe: Recipe, nodes: Nodes, hosts: list[str], node: int, port: int, environment: Mapping[str, str]
+) -> list[str]:
+    """DeepSpeed's launcher for one node, which needs no way from node to node but the group's own.
+
+    `environment`: of the launcher; its CUDA_VISIBLE_DEVICES says which GPUs are meant.
+    """
+    # Of the other nodes only the number of ranks is read here.
+    world = dict.fromkeys(_distinct(hosts), device_ids(recipe, nodes.ranks, environment))
     told = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     return [
         sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={told}", f"--node_rank={node}",

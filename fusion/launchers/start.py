@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Mapping
 
 from fusion.documents import did_you_mean
 from fusion.launchers.errors import LaunchError
@@ -9,7 +10,7 @@ from fusion.launchers.nodes import Nodes, deepspeed_command, job_variables, prog
 from fusion.launchers.scripts import kubernetes_job, slurm_script
 from fusion.launchers.slurm import check_no_job, submit
 from fusion.settings import Launch
-from fusion.train.launch import LOCAL, Start, launcher_command, rank_environment
+from fusion.train.launch import Start, launcher_command, local, rank_environment
 from fusion.train.recipe import Recipe
 from fusion.train.running import Ending, run_launcher
 
@@ -36,7 +37,7 @@ def starter(launch: Launch, launcher: str | None, node: int | None) -> Start:
     if node is not None and chosen not in ("torchrun", "deepspeed"):
         raise LaunchError(f"--node-rank: the launcher {chosen} starts all nodes itself")
     if chosen == "local":
-        return LOCAL
+        return local(launch.environment)
     if chosen == "slurm":
         return Start(lambda recipe: submit(recipe, launch), lambda recipe: 0)
     return Start(
@@ -54,19 +55,25 @@ def start_of(recipe: Recipe, launch: Launch, launcher: str | None, node: int | N
 
 def start_node(recipe: Recipe, launch: Launch, launcher: str, node: int) -> Ending:
     """Runs the ranks of one node; the others are started there by the same command with their own number."""
-    command = node_command(recipe, launch, launcher, node)
-    return run_launcher(command, {**rank_environment(recipe), **launch.environment}, recipe.root)
+    environment = {**rank_environment(recipe), **launch.environment}
+    return run_launcher(node_command(recipe, launch, launcher, node, environment), environment, recipe.root)
 
 
-def node_command(recipe: Recipe, launch: Launch, launcher: str, node: int) -> list[str]:
-    """The command of one node; raises `LaunchError` if there are fewer nodes."""
+def node_command(
+    recipe: Recipe, launch: Launch, launcher: str, node: int, environment: Mapping[str, str] | None = None
+) -> list[str]:
+    """The command of one node; raises `LaunchError` if there are fewer nodes.
+
+    `environment`: of that node; None = nothing is known of it but what the settings say.
+    """
     nodes = Nodes.of(recipe, launch)
     hosts = nodes.hosts(launch)
     if node >= nodes.count:
         raise LaunchError(f"--node-rank {node}: {recipe.variant} has {nodes.count} nodes, 0 to {nodes.count - 1}")
     if launcher == "torchrun":
         return torchrun_command(recipe, nodes, node, hosts[0], launch.port)
-    return deepspeed_command(recipe, nodes, hosts, node, launch.port)
+    known = launch.environment if environment is None else environment
+    return deepspeed_command(recipe, nodes, hosts, node, launch.port, known)
 
 
 def printed(recipe: Recipe, launch: Launch, kind: str | None) -> str:
@@ -83,7 +90,8 @@ def printed(recipe: Recipe, launch: Launch, kind: str | None) -> str:
     if chosen == "kubernetes":
         return kubernetes_job(recipe, launch)
     if chosen == "local":
-        return _with_variables(recipe, launch, launcher_command(recipe)) + "\n"
+        environment = {**rank_environment(recipe), **launch.environment}
+        return _with_variables(recipe, launch, launcher_command(recipe, environment)) + "\n"
     nodes = Nodes.of(recipe, launch)
     hosts = nodes.hosts(launch)
     lines = []

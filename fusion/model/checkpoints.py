@@ -5,8 +5,10 @@ Only safetensors are written and read; no code from a checkpoint is run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +31,7 @@ from fusion.model.loading import TOWER_PREFIX
 from fusion.model.processing import load_tokenizer
 from fusion.model.template import TEMPLATES, VISION_END, VISION_START
 
+LANGUAGE_TYPES = ("llama", "phi3")
 NEW_PARTS = ("mm_projector", "aux_projector", "vision_sampler_layers")
 
 
@@ -90,6 +93,7 @@ def build_from_base(
     template: str,
     seed: int,
     dtype: torch.dtype = torch.float32,
+    revisions: tuple[str | None, str | None] = (None, None),
     **options: Any,
 ) -> tuple[FusionForConditionalGeneration, FusionProcessor]:
     """An initial model: language model + vision tower + new projectors and interaction layers + two new tokens.
@@ -106,6 +110,8 @@ def build_from_base(
         template: "phi_3" or "llama_3".
         seed: of everything that is drawn; the same on all machines with the same torch version.
         dtype: of all weights.
+        revisions: commit, tag or branch of the language model's and of the tower's repository; the tokenizer beside the
+            language model is of the same one.
         options: further fields of FusionConfig.
 
     Returns:
@@ -114,23 +120,28 @@ def build_from_base(
     Raises:
         ValueError: base models and options do not fit together, or a base model lacks tensors; the message names the
             field.
-        OSError: a base model cannot be found or has no safetensors.
+        OSError: a base model cannot be found or has no safetensors; the message begins with the field as well.
     """
     if template not in TEMPLATES:
         raise ValueError(f"template: {template!r} is not one of {sorted(TEMPLATES)}")
     if tokenizer is None:
         if isinstance(language, PreTrainedConfig):
             raise ValueError("tokenizer: is needed when the language model is given as a configuration")
-        tokenizer = language
-    words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+        with _field("language: its tokenizer"):
+            words = load_tokenizer(language, revision=revisions[0])
+    elif isinstance(tokenizer, str | Path):
+        with _field("tokenizer"):
+            words = load_tokenizer(tokenizer)
+    else:
+        words = tokenizer
     old_tokens = len(words)
     add_template_tokens(words, template)
     vision_start, vision_end = add_vision_tokens(words)
     vocabulary: dict[str, int] = words.get_vocab()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder = _language_model(language, old_tokens, dtype)
-        tower = _vision_model(vision, dtype)
+        decoder = _language_model(language, old_tokens, dtype, revisions[0])
+        tower = _vision_model(vision, dtype, revisions[1])
         _resize_vocabulary(decoder, old_tokens, len(words))
         config = FusionConfig(
             text_config=decoder.config.to_dict(),
@@ -146,16 +157,36 @@ def build_from_base(
     return model.eval(), FusionProcessor(words, config)
 
 
-def _language_model(source: str | Path | PreTrainedConfig, tokens: int, dtype: torch.dtype) -> PreTrainedModel:
+@contextlib.contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Puts the field in front of an error of a library that says only which file or repository it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise error if str(error).startswith(f"{name}: ") else ValueError(f"{name}: {error}") from error
+
+
+def _language_model(
+    source: str | Path | PreTrainedConfig, tokens: int, dtype: torch.dtype, revision: str | None
+) -> PreTrainedModel:
     if isinstance(source, PreTrainedConfig):
         fields = source.to_dict() | {"vocab_size": tokens}
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=dtype))
-    return _complete("language", source, AutoModelForCausalLM, dtype)
+    with _field("language"):
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    if config.model_type not in LANGUAGE_TYPES:
+        raise ValueError(f"language: {config.model_type} is not one of {', '.join(LANGUAGE_TYPES)}")
+    return _complete("language", source, AutoModelForCausalLM, dtype, revision)
 
 
-def _vision_model(source: str | Path | PreTrainedConfig, dtype: torch.dtype) -> SiglipVisionModel:
-    given = source if isinstance(source, PreTrainedConfig) else AutoConfig.from_pretrained(source)
+def _vision_model(source: str | Path | PreTrainedConfig, dtype: torch.dtype, revision: str | None) -> SiglipVisionModel:
+    with _field("vision"):
+        given = (
+            source if isinstance(source, PreTrainedConfig) else AutoConfig.from_pretrained(source, revision=revision)
+        )
     config = getattr(given, "vision_config", given)
     if not isinstance(config, SiglipVisionConfig):
         # SigLIP 2 with a free resolution embeds its patches in another way.
@@ -163,18 +194,24 @@ def _vision_model(source: str | Path | PreTrainedConfig, dtype: torch.dtype) -> 
     if isinstance(source, PreTrainedConfig):
         made: Any = SiglipVisionModel._from_config(SiglipVisionConfig(**_fields(config)), dtype=dtype)
         return cast(SiglipVisionModel, made)
-    return cast(SiglipVisionModel, _complete("vision", source, SiglipVisionModel, dtype))
+    return cast(SiglipVisionModel, _complete("vision", source, SiglipVisionModel, dtype, revision))
 
 
 def _fields(config: PreTrainedConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if key != "model_type"}
 
 
-def _complete(field: str, source: str | Path, kind: Any, dtype: torch.dtype) -> PreTrainedModel:
+def _complete(field: str, source: str | Path, kind: Any, dtype: torch.dtype, revision: str | None) -> PreTrainedModel:
     """A base model none of whose weights are left at random values."""
-    model, report = kind.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    with _field(field):
+        model, report = kind.from_pretrained(
+            source,
+            dtype=dtype,
+            revision=revision,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     lacking = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     if lacking:
         names = sorted(lacking)

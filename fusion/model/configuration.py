@@ -58,6 +58,8 @@ class FusionConfig(PreTrainedConfig):
             on its neighbours. Only for comparison with recorded batches.
         pad_token_id, end_of_turn_token_id, vision_start_token_id, vision_end_token_id: ids of the tokenizer; None = not
             known without it.
+        fusion_stage: what this checkpoint is: "base", or the training stage that made it; None = it does not say. Only
+            the rules for continuing a checkpoint read it.
         published: the config.json of a released checkpoint that this was translated from, None for others. Only
             `published.write_published` reads it.
 
@@ -93,6 +95,7 @@ class FusionConfig(PreTrainedConfig):
     vision_start_token_id: int | None = None
     vision_end_token_id: int | None = None
     tie_word_embeddings: bool = False
+    fusion_stage: str | None = None
     published: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -149,7 +149,8 @@ class RankBatches:
 def _told(origin: dict[str, Any], unread: Unread) -> str:
     return (
         f"{origin['sample_id']} (row {origin['row']} of {origin['file']}) cannot be read: {unread.reason}: "
-        f"{unread.evidence}. Mend or remove it, or set training.on_bad_sample to count"
+        f"{unread.evidence}. Mend or remove it, after which the stage begins anew with the other data; or set "
+        "training.on_bad_sample to count, with which it continues from its last complete checkpoint"
     )
 
 

@@ -46,7 +46,8 @@ def stop(fault: str, step: int, origins: Iterable[dict[str, Any]], path: Path) -
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(origin) + "\n" for origin in origins), encoding="utf-8")
     return LossGuard(
-        f"step {step}: {fault}. The samples of the step, with their origins, are in {path}. Look at them; a lower "
-        "learning_rate, a longer warmup_ratio or max_grad_norm help against a loss that runs away. The same command "
-        "continues from the last complete checkpoint."
+        f"step {step}: {fault}. The samples of the step, with their origins, are in {path}. Look at them. The same "
+        "command continues from the last complete checkpoint, and so it does with other values under `guards`. A lower "
+        "learning_rate, a longer warmup_ratio or max_grad_norm help against a loss that runs away; with another value "
+        "of these, or with other data, the stage begins anew."
     )

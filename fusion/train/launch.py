@@ -1,12 +1,13 @@
 """Starts the ranks of a training stage through DeepSpeed's launcher and waits for them."""
 
 import base64
+import itertools
 import json
 import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,20 +67,26 @@ def ended(recipe: Recipe, ending: Ending) -> TrainingError:
     else:
         what = WHAT_TO_DO.get(code, f"ended with exit code {code}; the ranks' messages stand above")
     error = TrainingError(
-        f"{recipe.stage} of {recipe.variant} {what}. The log is {recipe.log}. Started again, the stage continues from "
-        "its last complete checkpoint."
+        f"{recipe.stage} of {recipe.variant} {what}. The log is {recipe.log}. Started again with the same "
+        "settings, the stage continues from its last complete checkpoint."
     )
     error.exit_code = code if code in WHAT_TO_DO and code > 0 else 1
     return error
 
 
-def start_here(recipe: Recipe) -> Ending:
-    """Runs all ranks on this machine through DeepSpeed's launcher for one node."""
-    return run_launcher(launcher_command(recipe), rank_environment(recipe), recipe.root)
+def start_here(recipe: Recipe, more: Mapping[str, str]) -> Ending:
+    """Runs all ranks on this machine through DeepSpeed's launcher for one node; `more` goes before other variables."""
+    environment = {**rank_environment(recipe), **more}
+    return run_launcher(launcher_command(recipe, environment), environment, recipe.root)
 
 
-LOCAL = Start(start_here, lambda recipe: recipe.hardware.ranks)
-"""The default."""
+def local(environment: Mapping[str, str]) -> Start:
+    """The way to start all ranks on this machine, each with the variables of `environment`."""
+    return Start(lambda recipe: start_here(recipe, environment), lambda recipe: recipe.hardware.ranks)
+
+
+LOCAL = local({})
+"""The default, without variables of the settings."""
 
 
 def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
@@ -148,12 +155,28 @@ def check_devices(recipe: Recipe, ranks: int) -> None:
         )
 
 
-def launcher_command(recipe: Recipe) -> list[str]:
+def launcher_command(recipe: Recipe, environment: Mapping[str, str]) -> list[str]:
     """The command line of DeepSpeed's per-node launcher for all ranks of this machine."""
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(recipe.hardware.ranks))}).encode()).decode()
+    devices = device_ids(recipe, recipe.hardware.ranks, environment)
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1"]
     launcher += [f"--master_port={_free_port()}", "--log_level=error"]
     return [*launcher, "--module", "fusion.train", recipe.variant, recipe.stage]
+
+
+def device_ids(recipe: Recipe, ranks: int, environment: Mapping[str, str]) -> list[int | str]:
+    """The devices of `ranks` ranks of one machine, as DeepSpeed's launcher puts them into CUDA_VISIBLE_DEVICES.
+
+    That variable's own entries where it is set: numbers made up here would be those of other GPUs. Entries may be names
+    (`GPU-...`, `MIG-...`); those behind one that is no device do not count, as for CUDA itself.
+    """
+    told = environment.get("CUDA_VISIBLE_DEVICES")
+    if recipe.hardware.device == "cuda" and told is not None:
+        entries = [entry.strip() for entry in told.split(",")]
+        seen = list(itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries))
+        if len(seen) >= ranks:  # fewer are refused before the start, see `check_devices`
+            return list(seen[:ranks])
+    return list(range(ranks))
 
 
 def rank_environment(recipe: Recipe) -> dict[str, str]:

@@ -26,7 +26,7 @@ from fusion.train.log import CURVE, TrainingLog
 from fusion.train.metrics import write_metrics
 from fusion.train.parts import Elements
 from fusion.train.processes import join_group, on_any_rank
-from fusion.train.recipe import Recipe, make_recipe
+from fusion.train.recipe import NO_RESULT, Recipe, make_recipe
 from fusion.train.resume import Beginning, find_beginning, load_state
 from fusion.train.room import check_disk, explained
 from fusion.train.saver import StateSaver
@@ -138,6 +138,7 @@ def finish(
         if dist.get_rank() == 0:
             if recipe.settings.lora is not None:
                 merge_adapters(engine.module)
+            engine.module.config.fusion_stage = recipe.stage
             with output_folder(recipe.output) as folder:
                 save_checkpoint(engine.module, processor, folder)
     if dist.get_rank() == 0:
@@ -186,7 +187,7 @@ def write_summary(
         },
         "parameters": sum(parameter.numel() for parameter in engine.module.parameters()),
         "ranks": recipe.hardware.ranks,
-        "settings": recipe.settings.model_dump(),
+        "settings": recipe.settings.model_dump(exclude=NO_RESULT),
         "cross_entropy": by_source.summary(),
         "final_loss": float(last["loss"]),
         "final_cross_entropy": float(last["cross_entropy"]),

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from fusion.hashing import file_sha256, json_sha256
 from fusion.settings import STAGES, Guards, Hardware, Loading, Model, Settings, Stage, StageSettings, Tracking
 
 _CODE = ("fusion/model", "fusion/train", "fusion/data/stream")
-_MAY_DIFFER = {"zero_stage", "save_every_steps", "keep_checkpoints"}
+NO_RESULT = {"save_every_steps", "keep_checkpoints", "hardware"}
+"""Settings of a stage that no output depends on; `hardware` stands in the recipe."""
+_MAY_DIFFER = NO_RESULT | {"zero_stage", "activation_checkpointing", "on_bad_sample"}
+"""Settings that may change in the middle: what was computed before is what it would have been."""
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy", "pillow")
 
 
@@ -67,27 +71,30 @@ class Recipe:
         return self.root / "data" / "validation" / self.dataset / "validation.json"
 
     def identity(self) -> str:
-        """sha256 over everything that a state must have in common to be continued: it is kept under this key.
+        """sha256 of `decisive`: a state is kept under this key."""
+        return json_sha256(self.decisive())
 
-        Covers hyperparameters, architecture, seed, data, parent weights, the code, and the versions of the packages
-        that compute. Left out is how the state lies on its ranks (see `layout`), and how often it is saved.
+    def decisive(self) -> dict[str, Any]:
+        """Everything that a state must have in common with the run that continues it, as plain values.
+
+        Hyperparameters, architecture, seed, data, parent weights, the code, and the versions of the packages that
+        compute. Left out is how the state lies on its ranks (see `layout`), how often it is saved, and what changes
+        nothing of what was computed before.
         """
         code = {
             str(path.relative_to(self.root)): file_sha256(path) for part in _CODE for path in _files(self.root / part)
         }
-        return json_sha256(
-            {
-                "stage": self.stage,
-                "seed": self.seed,
-                "tokenizer": self.tokenizer,
-                "settings": self.settings.model_dump(exclude=_MAY_DIFFER),
-                "model": self.model.model_dump(),
-                "manifest": file_sha256(self.manifest),
-                "parent": {path.name: file_sha256(path) for path in sorted(self.parent.iterdir()) if path.is_file()},
-                "code": code,
-                "packages": {name: version(name) for name in (*_PACKAGES, *(["peft"] if self.settings.lora else []))},
-            }
-        )
+        return {
+            "stage": self.stage,
+            "seed": self.seed,
+            "tokenizer": self.tokenizer,
+            "settings": self.settings.model_dump(exclude=_MAY_DIFFER),
+            "model": self.model.model_dump(),
+            "manifest": file_sha256(self.manifest),
+            "parent": {path.name: file_sha256(path) for path in sorted(self.parent.iterdir()) if path.is_file()},
+            "code": code,
+            "packages": {name: version(name) for name in (*_PACKAGES, *(["peft"] if self.settings.lora else []))},
+        }
 
     def learning_rate_factor(self, step: int, steps: int) -> float:
         """Factor on the peak rates at 0-based `step` of `steps`: linear warm-up, then the schedule down to 0."""
@@ -139,7 +146,7 @@ def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Pat
         tokenizer=chosen.data.tokenizer,
         settings=own,
         model=chosen.model,
-        hardware=settings.hardware(variant),
+        hardware=settings.hardware(variant, stage),
         guards=settings.guards,
         loading=settings.data.loading,
         tracking=settings.tracking,

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from fusion.errors import FusionError
 from fusion.train.layout import Layout
+from fusion.train.others import begun_otherwise, keep_decisive
 from fusion.train.recipe import Recipe
 from fusion.train.state import ResumableState
 from fusion.train.universal import convert, load_universal
@@ -50,6 +51,10 @@ def _look(recipe: Recipe, state: ResumableState) -> Beginning:
         _tell(f"warning: {line}")
     now = Layout.of(recipe)
     if newest is None:
+        decisive = recipe.decisive()
+        keep_decisive(state.folder, decisive)
+        for line in begun_otherwise(state.folder, decisive):
+            _tell(f"{recipe.stage} of {recipe.variant} begins at its first step: {line}")
         return Beginning(0, [{"first_step": 0, **now.as_dict()}], False)
     layouts: list[dict[str, Any]] = state.facts(newest)["layouts"]
     before = Layout.stored(layouts[-1])

@@ -75,8 +75,11 @@ def out_of_memory(recipe: Recipe, error: BaseException) -> OutOfMemory:
     """The error of a rank that found no memory in the middle of its work."""
     return OutOfMemory(
         f"{recipe.stage} of {recipe.variant} ran out of memory ({_first_line(error)}): lower "
-        "hardware.micro_batch (results stay the same but for rounding), switch activation_checkpointing on, raise "
-        "zero_stage, or lower max_length. The same command continues from the last complete checkpoint."
+        "hardware.micro_batch (results stay the same but for rounding), switch activation_checkpointing on, or raise "
+        f"zero_stage; set for this stage alone (variants.{recipe.variant}.stages.{recipe.stage}), finished stages are "
+        "left alone. The same command continues then from the last complete checkpoint (zero_stage: from 1 to 2; with "
+        "others the state cannot be continued). With a lower max_length, which trains on other samples, the stage "
+        "begins anew."
     )
 
 

@@ -205,7 +205,7 @@ def _told(recipe: Recipe) -> dict[str, Any]:
         "stage": recipe.stage,
         "seed": recipe.seed,
         "dataset": recipe.dataset,
-        "settings": recipe.settings.model_dump(),
+        "settings": recipe.settings.model_dump(exclude={"hardware"}),
         "model": recipe.model.model_dump(),
         "hardware": recipe.hardware.model_dump(),
     }

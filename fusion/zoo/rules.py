@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fusion.settings import STAGES, BasePart, Stage, Variant
+from fusion.settings import BasePart, Stage, Variant
 from fusion.zoo.entries import Checkpoint, Encoder, Llm, ZooError, load_zoo
 
 TEMPLATE_OF_TYPE = {"fusion_phi": "phi_3", "fusion_llama": "llama_3"}
@@ -73,18 +73,38 @@ def check_parent(parent: Path, variant: Variant, stage: Stage, root: Path = Path
     """Raises `ZooError` unless `stage` of `variant` may continue the checkpoint in the folder `parent`.
 
     The base LLM, the vision encoder, the template and the tokenizer's ids must be those of the variant, and the
-    checkpoint must not be of a later stage (its folder's name is `base` or a stage). The message names both sides.
+    checkpoint must be of the stage before, as far as it says what it is. The message names both sides.
 
     Source: published model zoo, note on the stage weights.
     """
     check_same_base(checkpoint_identity(parent), variant_identity(variant, root), str(parent))
-    check_stage_order(parent.name, stage, str(parent))
+    chain = ("base", *variant.stage_names)
+    wanted, said = chain[chain.index(stage) - 1], checkpoint_stage(parent)
+    if said is not None and said != wanted:
+        raise ZooError(f"{parent} is a {said} checkpoint, and {stage} continues one of {wanted}")
 
 
-def check_stage_order(parent_stage: str | None, stage: str, where: str) -> None:
-    """Raises `ZooError` when a checkpoint of `parent_stage` is later than the `stage` that would continue it."""
-    if parent_stage in STAGES and STAGES.index(parent_stage) > STAGES.index(stage):
-        raise ZooError(f"{where} is a {parent_stage} checkpoint, which {stage} cannot continue: it comes later")
+def checkpoint_stage(folder: Path) -> str | None:
+    """What the checkpoint in a folder says of itself: "base" or the stage that made it; None if it says nothing.
+
+    It stands in its config.json. Those of the zoo were made without that: the name of their folder tells.
+    """
+    said = written_stage(folder)
+    if said is not None:
+        return said
+    entry = load_zoo().checkpoint(folder.resolve().name)
+    return entry.stage if entry else None
+
+
+def written_stage(folder: Path) -> str | None:
+    """The stage that stands in a checkpoint's config.json, of either layout; None where there is none."""
+    config = _read_json(folder / "config.json")
+    own = config.get("fusion")
+    fields = own.get("fields") if isinstance(own, dict) else None
+    for place in (config, fields if isinstance(fields, dict) else {}):
+        if (said := place.get("fusion_stage")) is not None:
+            return str(said)
+    return None
 
 
 def check_same_base(parent: Identity, wanted: Identity, where: str) -> None:

@@ -20,7 +20,6 @@ import pytest
 from fusion.launchers.errors import LaunchError
 from fusion.launchers.start import start_of
 from fusion.train.errors import Preempted
-from fusion.train.launch import LOCAL
 from tests.launchers import scheduler, slurm_cluster
 from tests.launchers.scheduler import install, jobs, submitting
 from tests.launchers.test_start import LAUNCH
@@ -202,11 +201,11 @@ def test_ranks_are_not_started_beside_a_job(cluster: Cluster, monkeypatch: pytes
     with pytest.raises(LaunchError, match=f"job {job} trains stage1 of micro"):
         start_of(stage, LAUNCH, "local", None)
     monkeypatch.setenv("SLURM_JOB_ID", job)  # as the job's own ranks have it
-    assert start_of(stage, LAUNCH, "local", None) is LOCAL
+    assert start_of(stage, LAUNCH, "local", None).here(stage) == stage.hardware.ranks
     monkeypatch.delenv("SLURM_JOB_ID")
     cluster.call("scancel", job)
     until(lambda: not cluster.running())
-    assert start_of(stage, LAUNCH, "local", None) is LOCAL
+    assert start_of(stage, LAUNCH, "local", None).here(stage) == stage.hardware.ranks
 
 
 def test_a_start_waits_for_the_job_that_a_killed_one_left(cluster: Cluster, tmp_path: Path) -> None:

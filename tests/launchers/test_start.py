@@ -1,5 +1,7 @@
 """What launchers run is printed exactly, scripts follow from the settings, and what cannot be started says why."""
 
+import base64
+import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -16,7 +18,6 @@ from fusion.launchers.scripts import kubernetes_job, slurm_script
 from fusion.launchers.slurm import submit
 from fusion.launchers.start import node_command, printed, starter
 from fusion.settings import Launch, load_settings
-from fusion.train.launch import LOCAL
 from tests.train.test_recipe import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,14 @@ def test_torchrun_is_printed_for_every_node() -> None:
         assert {f"--node-rank={number}", "--nnodes=4", "--nproc-per-node=8", "--master-addr=gpu-0"} <= set(words)
         assert "--master-port=29600" in words and "OMP_NUM_THREADS=8" in words and "DS_ACCELERATOR=cuda" in words
         assert words[-4:] == ["-m", "fusion.train", "fusion-phi35-3b", "stage1_5"]
+
+
+def test_deepspeeds_launcher_uses_the_gpus_that_were_chosen_for_the_node() -> None:
+    published = recipe(ROOT, "fusion-phi35-3b", "stage1")
+    chosen = launch(hosts=HOSTS, environment={"CUDA_VISIBLE_DEVICES": "8,9,10,11,12,13,14,15"})
+    told = node_command(published, chosen, "deepspeed", 1)[3].removeprefix("--world_info=")
+    world = json.loads(base64.urlsafe_b64decode(told))
+    assert world["gpu-1"] == ["8", "9", "10", "11", "12", "13", "14", "15"] and len(world) == 4
 
 
 def test_slurm_script_has_what_the_settings_say(tmp_path: Path) -> None:
@@ -89,7 +98,8 @@ def test_kubernetes_job_has_a_pod_a_node() -> None:
 
 
 def test_local_is_todays_way_and_the_default() -> None:
-    assert starter(LAUNCH, None, None) is LOCAL
+    tiny = recipe(ROOT, "tiny", "stage1")
+    assert starter(LAUNCH, None, None).here(tiny) == tiny.hardware.ranks
     assert "deepspeed.launcher.launch" in printed(recipe(ROOT, "tiny", "stage1"), LAUNCH, None)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fusion.settings import STAGES, load_settings
-from fusion.train.recipe import Recipe, make_recipe
+from fusion.contradictions import contradictions
+from fusion.lineage.stages import resolve_stages
+from fusion.settings import STAGES, Settings, StageHardware, Training, load_settings
+from fusion.train.recipe import NO_RESULT, Recipe, make_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +68,8 @@ def test_identity_changes_with_data_parent_and_code_but_not_with_place(tmp_path:
         hardware=first.hardware.model_copy(update={"ranks": 4, "micro_batch": 2}),
         settings=first.settings.model_copy(update={"zero_stage": 3, "save_every_steps": 7}),
     )
+    helped = {"activation_checkpointing": True, "on_bad_sample": "count", "hardware": StageHardware(micro_batch=1)}
+    assert replace(first, settings=first.settings.model_copy(update=helped)).identity() == first.identity()
     assert elsewhere.identity() == first.identity(), "a state continues on other ranks"
     hotter = replace(first, settings=first.settings.model_copy(update={"learning_rate": 0.5}))
     assert hotter.identity() != first.identity()
@@ -73,3 +77,32 @@ def test_identity_changes_with_data_parent_and_code_but_not_with_place(tmp_path:
         before = second.identity()
         path.write_bytes(path.read_bytes() + b"#")
         assert second.identity() != before
+
+
+def test_a_stage_has_hardware_of_its_own() -> None:
+    settings = load_settings(ROOT / "params.yaml")
+    document = settings.model_dump()
+    document["variants"]["micro"]["stages"]["stage1_5"]["hardware"] = {"micro_batch": 2, "ranks": 1}
+    changed = Settings.model_validate(document)
+    for stage in STAGES:
+        before, after = (make_recipe(one, "micro", stage).hardware for one in (settings, changed))  # type: ignore[arg-type]
+        own = {"micro_batch": 2, "ranks": 1} if stage == "stage1_5" else {}
+        assert after == before.model_copy(update=own)
+    document["variants"]["micro"]["stages"]["stage1_5"]["hardware"] = {"ranks": 3}
+    assert any("stages.stage1_5.global_batch" in line for line in contradictions(Settings.model_validate(document)))
+
+
+def test_what_changes_no_result_runs_no_finished_stage_again() -> None:
+    """A stage of DVC names neither how often its state is saved nor what another stage has for itself."""
+    stages = resolve_stages(ROOT)
+    for stage in STAGES:
+        names = set(stages[f"train_{stage}@tiny"].params["params.yaml"])
+        assert not names & {
+            "training",
+            "training.keep_checkpoints",
+            "training.save_every_steps",
+            "variants.tiny.stages",
+        }
+        assert {name for name in names if ".stages." in name} == {f"variants.tiny.stages.{stage}"}
+        every = {f"training.{name}" for name in Training.model_fields} - {f"training.{name}" for name in NO_RESULT}
+        assert every <= names
