@@ -25,7 +25,7 @@ from fusion.train.launch import tensor_shapes
 from fusion.train.log import CURVE, TrainingLog
 from fusion.train.metrics import write_metrics
 from fusion.train.parts import Elements
-from fusion.train.processes import join_group, on_any_rank
+from fusion.train.processes import join_group, let_wait, on_any_rank
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.resume import Beginning, find_beginning, load_state
 from fusion.train.room import check_disk, explained
@@ -48,13 +48,14 @@ def main(variant: str, stage: str) -> None:
     torch.set_num_threads(recipe.hardware.threads_per_rank)
     torch.use_deterministic_algorithms(recipe.hardware.device == "cpu")
     try:
-        join_group(recipe.hardware.device)
+        join_group(recipe.hardware.device, recipe.guards.stall_minutes)
         state = ResumableState(recipe)
         beginning = find_beginning(recipe, state, watch)
         watch.now("loading the model")
         torch.manual_seed(recipe.seed)
         model, processor = load_checkpoint(recipe.parent)
         engine = make_engine(recipe, model, beginning.universal)
+        let_wait(recipe.guards.stall_minutes)
         batches = RankBatches(recipe, processor, model.config.num_patches, dist.get_rank())
         watch.now("loading the state to continue from")
         load_state(engine, state, beginning)
@@ -99,7 +100,7 @@ def run(
         rates = set_learning_rates(engine, recipe, step, steps)
         torch.manual_seed(recipe.random_seed(step, dist.get_rank()))
         outcome = train_step(engine, batch, recipe.num_latents(step), sources, trained_parts)
-        fault = losses_seen.fault(outcome.losses)
+        fault = losses_seen.fault(outcome.losses, outcome.applied)
         if fault is not None:
             saver.finish()
             raise stop(fault, done, batches.origins(step), recipe.log.with_suffix(f".step-{done}.jsonl"))
