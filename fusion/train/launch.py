@@ -106,8 +106,7 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
     check_adapters(recipe)
     elements = Elements.of(tensor_shapes(recipe.parent), recipe.settings)
     check_disk(recipe, elements)
-    if ranks == recipe.hardware.ranks:
-        check_memory(recipe, elements)
+    check_memory(recipe, elements, here=ranks)
     check_devices(recipe, ranks)
     check_trackers(recipe)
     check_benchmark(recipe)

@@ -21,7 +21,7 @@ from fusion.train.parts import Elements
 from fusion.train.processes import join_group, let_wait, on_any_rank
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.resume import Beginning, find_beginning, load_state
-from fusion.train.room import check_disk, explained
+from fusion.train.room import check_device_memory, check_disk, explained
 from fusion.train.saver import StateSaver
 from fusion.train.state import ResumableState
 from fusion.train.step import train_step
@@ -41,6 +41,9 @@ def main(variant: str, stage: str) -> None:
     torch.use_deterministic_algorithms(recipe.hardware.device == "cpu")
     try:
         join_group(recipe.hardware.device, recipe.guards.stall_minutes)
+        if recipe.hardware.device == "cuda":
+            elements = Elements.of(tensor_shapes(recipe.parent), recipe.settings)
+            check_device_memory(recipe, elements, torch.cuda.mem_get_info()[0])
         state = ResumableState(recipe)
         beginning = find_beginning(recipe, state, watch)
         watch.now("loading the model")
