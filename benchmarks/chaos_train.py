@@ -103,6 +103,7 @@ def forget(project: Project, stage: str) -> None:
     """Removes what a finished stage wrote, so that it starts anew."""
     for name in ("checkpoints", "results"):
         shutil.rmtree(project.root / name / VARIANT / stage)
+    shutil.rmtree(project.root / "scratch" / "train")
     (project.root / "runs" / VARIANT / f"{stage}.jsonl").unlink()
 
 

@@ -16,7 +16,7 @@ from fusion.inquiry import add_commands
 from fusion.plan.command import plan
 from fusion.publish.commands import zoo
 from fusion.release.command import publish
-from fusion.scratch import scratch
+from fusion.scratch import forget_result, scratch
 from fusion.settings import STAGES, Settings, load_settings
 from fusion.startup import start_quickly
 from fusion.storage.gc import gc
@@ -260,6 +260,8 @@ def train(
     if launcher == "print":
         return print(printed(recipe, settings.launch, kind), end="")
     start = start_of(recipe, settings.launch, launcher, node_rank)
+    if start.node in (0, None):
+        forget_result(variant, recipe.before)
     remove_unused_buffers()
     try:
         with _recorded():
@@ -288,6 +290,7 @@ def evaluate(
 ) -> None:
     """Score a variant on its benchmarks, beside the blind baselines."""
     settings, _ = _inputs(variant)
+    forget_result(variant, settings.variant(variant).stage_names[-1])
     if engine != "direct":
         return _with_engine(settings, variant, engine)
     from fusion.evaluate.run import evaluate_variant

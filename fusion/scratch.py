@@ -1,4 +1,4 @@
-"""What lies in the scratch folder: the resumable state of stages that were interrupted, and how to remove it."""
+"""What lies in the scratch folder: state of interrupted stages, results of finished ones; how to remove it."""
 
 import contextlib
 import fcntl
@@ -31,7 +31,7 @@ class Leftover:
 
 
 def leftovers(root: Path = Path()) -> list[Leftover]:
-    """All folders `scratch/<kind>/<name>`, the largest first. A stage that succeeds removes its own."""
+    """All folders `scratch/<kind>/<name>`, the largest first."""
     found = []
     for path in (root / SCRATCH).glob("*/*"):
         if path.parent.name in _OTHERS:
@@ -58,7 +58,8 @@ def show(root: Path = Path()) -> str:
         [
             *lines,
             f"{'in all':<{width}}  {total:10.1f} MB",
-            "A stage that is started again continues from its own. Remove one with `fusion scratch --clear NAME`.",
+            "A stage that is started again continues from its own. A finished one keeps its result until the next",
+            "stage or the evaluation begins. Remove one with `fusion scratch --clear NAME`.",
         ]
     )
 
@@ -79,6 +80,14 @@ def clear(name: str, root: Path = Path()) -> str:
     for row in chosen:
         shutil.rmtree(row.path) if row.path.is_dir() and not row.path.is_symlink() else row.path.unlink()
     return f"removed {len(chosen)}, {sum(row.size for row in chosen) / 1e6:.1f} MB"
+
+
+def forget_result(variant: str, stage: str, root: Path = Path()) -> None:
+    """Removes the result that a finished training stage keeps, when a command begins with it: somebody owns it now."""
+    for kept in (root / SCRATCH / "train").glob(f"{variant}-{stage}-*/finished"):
+        away = kept.parent.with_name(f"{kept.parent.name}-removed")
+        kept.parent.rename(away)  # half of it is never taken for the whole
+        shutil.rmtree(away)
 
 
 def _at_work(root: Path) -> str | None:

@@ -34,6 +34,7 @@ NOT_FOLLOWED = {
     "fusion/data/catalog.py": "the same for the catalog",
     "fusion/launchers/start.py": "where and by what ranks are started; how many there are, the recipe says",
     "fusion/train/checkup.py": "a benchmark asked while training goes on: told, and in no output",
+    "fusion/scratch.py": "removes what earlier commands left",
     "fusion/shared_memory.py": "removes what ranks leave in memory",
     "fusion/startup.py": "how often Python looks for garbage",
     "fusion/zoo/rules.py": "lets a parent pass or refuses it",

@@ -39,10 +39,11 @@ def starter(launch: Launch, launcher: str | None, node: int | None) -> Start:
     if chosen == "local":
         return local(launch.environment)
     if chosen == "slurm":
-        return Start(lambda recipe: submit(recipe, launch), lambda recipe: 0)
+        return Start(lambda recipe: submit(recipe, launch), lambda recipe: 0, node=None)
     return Start(
         lambda recipe: start_node(recipe, launch, chosen, node or 0),
         lambda recipe: Nodes.of(recipe, launch).ranks,
+        node or 0,
     )
 
 

@@ -170,10 +170,13 @@ class Checkups:
         return facts
 
 
-def copied_weights(module: torch.nn.Module, partitioned: bool) -> Weights:
+def copied_weights(module: torch.nn.Module, partitioned: bool, *, always: bool = True) -> Weights:
     """A copy of the weights in rank 0's memory, one tensor after the other; nothing on other ranks.
 
-    `partitioned`: by ZeRO-3; then all ranks have to call it.
+    No GPU holds more than one whole tensor beside its own part.
+
+    `partitioned`: by ZeRO-3; then all ranks have to call it. `always`: also of those that lie whole in this memory
+    already.
     """
     keep = dist.get_rank() == 0
     found: Weights = {}
@@ -184,7 +187,7 @@ def copied_weights(module: torch.nn.Module, partitioned: bool) -> Weights:
             gathered = deepspeed.zero.GatheredParameters([tensor], enabled=partitioned and hasattr(tensor, "ds_id"))
             with gathered:
                 if keep:
-                    found[name] = tensor.detach().to("cpu", copy=True).contiguous()
+                    found[name] = tensor.detach().to("cpu", copy=always or partitioned).contiguous()
     return found
 
 

@@ -14,7 +14,7 @@ class Preempted(TrainingError):
 
 
 class LossGuard(TrainingError):
-    """The loss is no finite number, or jumped beyond the setting."""
+    """The loss or a gradient is no finite number, or the loss jumped beyond the setting."""
 
     exit_code = 76
 

@@ -1,4 +1,4 @@
-"""Guards of the loss: a step that went wrong stops the stage, and the origins of its samples are written down."""
+"""Guards of loss and gradients: a step that went wrong stops the stage; the origins of its samples are written down."""
 
 import json
 import math
@@ -24,11 +24,16 @@ class LossWatch:
         self._max_ratio = max_ratio
         self._last: deque[float] = deque(maxlen=_WINDOW)
 
-    def fault(self, terms: dict[str, float]) -> str | None:
-        """What is wrong with the terms of a step's loss, or None. The total is `terms["loss"]`."""
+    def fault(self, terms: dict[str, float], applied: bool = True) -> str | None:
+        """What is wrong with the terms of a step's loss, or None. The total is `terms["loss"]`.
+
+        `applied`: whether its gradients were finite, so that the weights could be changed.
+        """
         broken = [f"{name} is {value}" for name, value in terms.items() if not math.isfinite(value)]
         if broken:
             return ", ".join(broken)
+        if not applied:
+            return "a gradient is no finite number, and the weights were left as they are"
         loss = terms["loss"]
         if self._max_ratio is not None and len(self._last) == _WINDOW:
             usual = statistics.median(self._last)

@@ -20,6 +20,7 @@ from fusion.train.compiling import check_compiler
 from fusion.train.errors import WHAT_TO_DO, Preempted, TrainingError
 from fusion.train.parts import Elements
 from fusion.train.recipe import Recipe
+from fusion.train.result import take_result
 from fusion.train.room import check_disk, check_memory
 from fusion.train.running import Ending, run_launcher
 from fusion.train.trackers import check_trackers
@@ -33,14 +34,18 @@ class Start:
     Attributes:
         run: runs all ranks to their end.
         here: how many of them run on this machine.
+        node: number of this machine among those that are started alike; None = all of them run elsewhere.
     """
 
     run: Callable[[Recipe], Ending]
     here: Callable[[Recipe], int]
+    node: int | None = 0
 
 
 def train_stage(recipe: Recipe, start: Start | None = None) -> None:
     """Trains one stage: checks its inputs, runs its ranks to the end, leaves the checkpoint at `recipe.output`.
+
+    A stage that was finished before, and whose result nobody has begun with, gets that result again (see `result`).
 
     `start` None = all ranks on this machine.
 
@@ -51,6 +56,9 @@ def train_stage(recipe: Recipe, start: Start | None = None) -> None:
     check_inputs(recipe, start.here(recipe))
     variant = load_settings(recipe.root / "params.yaml").variant(recipe.variant)
     check_parent(recipe.parent, variant, recipe.stage, recipe.root)
+    # Elsewhere the same is asked by the commands that run there.
+    if start.node is not None and take_result(recipe, place=start.node == 0):
+        return
     ending = start.run(recipe)
     if ending.code:
         raise ended(recipe, ending)
@@ -106,8 +114,7 @@ def check_inputs(recipe: Recipe, ranks: int | None = None) -> None:
     check_adapters(recipe)
     elements = Elements.of(tensor_shapes(recipe.parent), recipe.settings)
     check_disk(recipe, elements)
-    if ranks == recipe.hardware.ranks:
-        check_memory(recipe, elements)
+    check_memory(recipe, elements, here=ranks)
     check_devices(recipe, ranks)
     check_compiler(recipe)
     check_trackers(recipe)

@@ -36,7 +36,7 @@ def find_beginning(recipe: Recipe, state: ResumableState, watch: Watch) -> Begin
     """Looks for the newest whole checkpoint and converts it if it is one of other ranks; called by all ranks.
 
     Raises:
-        TrainingError: it cannot be converted, says what to do.
+        TrainingError: it cannot be converted, says what to do; or another process writes this state.
         NoRoom: the disk has no room for that.
     """
     return on_first_rank(
@@ -45,6 +45,7 @@ def find_beginning(recipe: Recipe, state: ResumableState, watch: Watch) -> Begin
 
 
 def _look(recipe: Recipe, state: ResumableState) -> Beginning:
+    state.hold()  # for as long as this rank lives
     state.clear_partial()
     newest, damaged = state.newest()
     for line in damaged:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from fusion.errors import FusionError
-from fusion.plan.memory import checkpoint_bytes, model_states
+from fusion.plan.memory import checkpoint_bytes, host_bytes, model_states
 from fusion.train.errors import NoRoom, OutOfMemory
 from fusion.train.parts import Elements
 from fusion.train.recipe import Recipe
@@ -43,22 +43,46 @@ def check_disk(recipe: Recipe, elements: Elements, folder: Path | None = None) -
         )
 
 
-def check_memory(recipe: Recipe, elements: Elements, available: int | None = None) -> None:
-    """Raises `OutOfMemory` when weights, gradients and moments of all ranks cannot fit into this machine's memory.
+def check_memory(recipe: Recipe, elements: Elements, available: int | None = None, here: int | None = None) -> None:
+    """Raises `OutOfMemory` when what all ranks of this machine keep cannot fit into its memory.
 
-    For ranks on the CPU. Activations come on top of it; `fusion plan` estimates them.
+    For ranks on the CPU these are weights, gradients and moments; activations come on top (`fusion plan`).
+    Ranks on GPUs read the weights in float32 first, each its own copy, and may keep the optimiser here.
+
+    `here`: how many of the ranks run on this machine; None = all.
     """
-    if recipe.hardware.device != "cpu":
-        return
-    ranks = recipe.hardware.ranks
-    states = model_states(elements.all, elements.trained, _size(recipe), _zero(recipe), ranks)
-    needed = ranks * (states.lasting + states.gradients)
+    here = recipe.hardware.ranks if here is None else here
+    if recipe.hardware.device == "cpu":
+        states = model_states(elements.all, elements.trained, _size(recipe), _zero(recipe), recipe.hardware.ranks)
+        needed, what = here * (states.lasting + states.gradients), "weights, gradients and AdamW's moments"
+        help = "fewer hardware.ranks, a higher training.zero_stage, or fewer trained_parts"
+    else:
+        ranks, offload = recipe.hardware.ranks, recipe.hardware.offload_optimizer
+        accumulation = -(-recipe.settings.global_batch // (ranks * recipe.hardware.micro_batch))
+        offloaded = host_bytes(elements.trained, ranks, _size(recipe), accumulation) if offload else 0.0
+        needed, what = here * max(4.0 * elements.all, offloaded), "the weights as they are read"
+        what += " and the offloaded optimiser" * (offloaded > 0)
+        help = "fewer ranks on each machine (launch.ranks_per_node), or machines with more memory"
     free = psutil.virtual_memory().available if available is None else available
     if needed > free:
         raise OutOfMemory(
-            f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} for weights, gradients and AdamW's moments of "
-            f"{ranks} rank(s) alone, and {_giga(free)} of memory are available: fewer hardware.ranks, "
-            "a higher training.zero_stage, or fewer trained_parts"
+            f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} for {what} of {here} rank(s) alone, and "
+            f"{_giga(free)} of memory are available: {help}"
+        )
+
+
+def check_device_memory(recipe: Recipe, elements: Elements, free: int) -> None:
+    """Raises `OutOfMemory` when what a rank keeps on its GPU, activations apart, cannot fit into its `free` bytes."""
+    hardware = recipe.hardware
+    states = model_states(
+        elements.all, elements.trained, _size(recipe), _zero(recipe), hardware.ranks, offload=hardware.offload_optimizer
+    )
+    needed = states.lasting + states.gradients
+    if needed > free:
+        raise OutOfMemory(
+            f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} on each GPU for weights, gradients and AdamW's "
+            f"moments alone, and {_giga(free)} are free: a higher training.zero_stage, more hardware.ranks, "
+            "hardware.offload_optimizer, fewer trained_parts, or end what else is on it; `fusion plan` says what fits"
         )
 
 

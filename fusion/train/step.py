@@ -30,11 +30,13 @@ class StepOutcome:
         losses: the loss and its three terms, as means.
         sources: cross-entropy by source, as sums.
         flops: of the model, forward and backward, without what is computed again.
+        applied: whether the weights were changed; they are not where a gradient is no finite number.
     """
 
     losses: dict[str, float]
     sources: SourceSums
     flops: int
+    applied: bool = True
 
 
 def train_step(
@@ -49,8 +51,10 @@ def train_step(
     # The three terms, and behind them the cross-entropy of each source: one exchange for all.
     sums = torch.zeros(len(TERMS) + sources, dtype=torch.float64, device=engine.device)
     samples = []
+    applied = True
     for number, batch in enumerate(step.batches):
-        engine.set_gradient_accumulation_boundary(number == len(step.batches) - 1)
+        last = number == len(step.batches) - 1
+        engine.set_gradient_accumulation_boundary(last)
         # A rank without samples takes part all the same: in the exchange of gradients, and under ZeRO-3 in that of the
         # weights of every module.
         given = step.idle if batch is None else batch
@@ -61,7 +65,12 @@ def train_step(
         # DeepSpeed averages gradients over the ranks; these are shares of the whole step already.
         weight = 0 if batch is None else dist.get_world_size()
         engine.backward(model.combine_losses(output.loss_sums, counts) * weight)
+        if last and not _sound(engine):
+            applied = False
+            break
         engine.step()
+        if last:
+            applied = engine.was_step_applied()
     if samples:
         places = torch.from_numpy(len(TERMS) + np.concatenate(step.sources)).to(engine.device)
         sums.index_add_(0, places, torch.cat(samples).to(sums))
@@ -74,7 +83,21 @@ def train_step(
         {"loss": loss_value, **dict(zip(TERMS, means, strict=True))},
         SourceSums(np.array(found[len(TERMS) :]), *by_source),
         flops,
+        applied,
     )
+
+
+def _sound(engine: Any) -> bool:
+    """Whether all gradients are finite, the same answer on all ranks, where DeepSpeed does not ask that itself.
+
+    Its own optimisers do, and leave a step out without a word. AdamW as it is, in float32 without ZeRO, would make
+    weights of them that are no numbers.
+    """
+    if not isinstance(engine.optimizer, torch.optim.Optimizer):
+        return True
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    # They are summed over the ranks already.
+    return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
 
 def _global_counts(

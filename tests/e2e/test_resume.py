@@ -39,13 +39,20 @@ def events(project: Project) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
+def environment(project: Project) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(project.root)}
+
+
 def start(project: Project, checkpoints: int) -> subprocess.Popen[str]:
     """Starts the stage; it has just written so many checkpoints in this start, and has steps left."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = str(project.root)
     before = len(events(project))
     process = subprocess.Popen(
-        ["fusion", "train", "micro", "stage1"], cwd=project.root, env=environment, stderr=subprocess.PIPE, text=True
+        ["fusion", "train", "micro", "stage1"],
+        cwd=project.root,
+        env=environment(project),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 240
     while sum(event.get("event") == "checkpoint" for event in events(project)[before:-1]) < checkpoints:
@@ -118,6 +125,7 @@ def test_disturbed_ranks_continue_to_the_same_weights(project: Project) -> None:
     steps = sum("loss" in event for event in events(project))
     for folder in ("checkpoints/micro/stage1", "results/micro/stage1"):
         project.run("rm", "-r", folder)
+    project.run("fusion", "scratch", "--clear", "all")
     (project.root / LOG).unlink()
 
     assert kill(start(project, 2)) == {"127.0.0.1"}
@@ -131,11 +139,27 @@ def test_disturbed_ranks_continue_to_the_same_weights(project: Project) -> None:
     assert f"step-{damaged} is damaged (mp_rank_00_model_states.pt does not have the sha256" in messages
     assert "the same command continues" in messages
 
-    project.run("fusion", "train", "micro", "stage1")
+    killed = subprocess.Popen(
+        ["fusion", "train", "micro", "stage1"],
+        cwd=project.root,
+        env=environment(project),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (project.root / WEIGHTS).exists():
+        assert killed.poll() is None
+        time.sleep(0.005)
+    kill(killed)
+    trained = events(project)
+    for folder in ("checkpoints/micro/stage1", "results/micro/stage1"):  # as DVC does, which knows nothing of them yet
+        project.run("rm", "-rf", folder)
+    again = project.run("fusion", "train", "micro", "stage1").stderr
+    assert "was finished before" in again and events(project) == trained, "no step is trained again"
     assert buffers() <= before, "killed and finished ranks leave nothing in shared memory"
     first, second, third = (event["first_step"] for event in events(project) if event.get("event") == "start")
     assert (first, second) == (0, damaged - 4)
     assert third in range(damaged, steps) and third not in range(4, steps, 4), "saved after the step that was running"
     assert file_sha256(project.root / WEIGHTS) == undisturbed
     assert results(project) == seen, "curve, losses by source, metrics and summary"
-    assert not list((project.root / "scratch/train").iterdir())
+    (state,) = (project.root / "scratch/train").iterdir()
+    assert {path.name for path in state.iterdir()} == {"finished", "held.by"}

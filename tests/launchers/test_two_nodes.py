@@ -40,7 +40,7 @@ def on_one_node(project: Project) -> str:
 
 def trained(project: Project, nodes: list[list[str]], **environment: str) -> str:
     """Trains stage 1 with one command a node, at the same time; sha256 of the weights."""
-    for folder in ("checkpoints/micro/stage1", "results/micro/stage1"):
+    for folder in ("checkpoints/micro/stage1", "results/micro/stage1", "scratch/train"):
         shutil.rmtree(project.root / folder, ignore_errors=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

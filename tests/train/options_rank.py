@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from fusion.model.adapters import is_adapter, merge_adapters
 from fusion.model.checkpoints import save_checkpoint
 from fusion.settings import Settings
 from fusion.train.batches import StepBatches
 from fusion.train.engine import make_engine, set_learning_rates
+from fusion.train.guards import LossWatch
 from fusion.train.parts import part_of
-from fusion.train.processes import join_group
+from fusion.train.processes import join_group, let_wait
 from fusion.train.recipe import Recipe, make_recipe
 from fusion.train.step import train_step
 from tests.model.test_modeling import samples
@@ -28,6 +31,10 @@ from tests.model.tiny import build
 from tests.train.test_recipe import ROOT
 
 STEPS = 4
+BROKEN: dict[str, dict[str, Any]] = {
+    f"{precision}-zero{zero}": {"precision": precision, "zero_stage": zero}
+    for precision, zero in (("fp32", 0), ("fp32", 2), ("bf16", 0), ("bf16", 2))
+}
 
 
 def recipe_of(changes: dict[str, Any]) -> Recipe:
@@ -80,6 +87,24 @@ def exact_sums(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
+def broken_step(changes: dict[str, Any]) -> dict[str, Any]:
+    """What a step is said to have come to whose loss is finite and one of whose gradients is not."""
+    run = Run(changes)
+    name, weight = next(item for item in run.model.named_parameters() if item[0].endswith("down_proj.weight"))
+    weight.register_hook(lambda gradient: torch.full_like(gradient, math.inf))
+    set_learning_rates(run.engine, run.recipe, 0, STEPS)
+    outcome = train_step(run.engine, run.step, 4, 1, run.recipe.settings.trained_parts or [])
+    moved = changes["zero_stage"] < 3 and bool((~torch.isfinite(run.weights()[name])).any())
+    return {"fault": LossWatch(None).fault(outcome.losses, outcome.applied), "moved": moved}
+
+
+def waits() -> list[float]:
+    """Minutes that each group of ranks lets a rank wait."""
+    groups = distributed_c10d._world.pg_map
+    found = [group._get_backend(torch.device("cpu")).options._timeout for group in groups]
+    return [time.total_seconds() / 60 for time in found]
+
+
 def main(folder: Path) -> None:
     """Writes FOLDER/results.json, and the merged checkpoints of the cases that have adapters."""
     join_group("cpu")
@@ -120,6 +145,9 @@ def main(folder: Path) -> None:
                 save_checkpoint(module, run.processor, folder / name)
                 merged = module.float()(run.probe, return_logits=True).logits
             results[name]["merge_error"] = float((merged - expected).abs().max() / expected.abs().max())
+    results["broken"] = {name: broken_step(BROKEN[name]) for name in BROKEN}
+    let_wait(50.0)
+    results["waits"] = waits()
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     dist.destroy_process_group()
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from fusion.train.errors import WHAT_TO_DO, LossGuard, NoRoom, OutOfMemory, Pree
 from fusion.train.guards import LossWatch, stop
 from fusion.train.launch import check_devices, ended, tensor_shapes
 from fusion.train.parts import Elements
-from fusion.train.room import check_disk, check_memory, explained, is_full, out_of_memory
+from fusion.train.room import check_device_memory, check_disk, check_memory, explained, is_full, out_of_memory
 from fusion.train.running import Ending, run_launcher
 from fusion.train.universal import convert
 from fusion.train.watch import StopRequest, Watch
@@ -100,6 +101,30 @@ def test_disk_and_memory_are_checked_before_the_first_step(tmp_path: Path) -> No
         with pytest.raises(OutOfMemory):
             check_memory(made, Elements(100, trained), available=needed - 1)
         check_memory(made, Elements(100, trained), available=needed)
+
+
+def test_memory_of_gpus_and_of_their_machine_is_counted(tmp_path: Path) -> None:
+    made = recipe(tmp_path, "fusion-phi35-3b", "stage1")
+    assert made.hardware.device == "cuda" and made.settings.precision == "bf16"
+    elements, ranks = Elements(3200, 3200), made.hardware.ranks
+    for zero, offload, needed in (
+        (2, False, 2 * 3200 + (2 + 12) * 3200 / ranks),
+        (3, False, (2 + 2 + 12) * 3200 / ranks),
+        (2, True, 2 * 3200 + 2 * 3200 / ranks),
+    ):
+        other = replace(
+            made,
+            settings=made.settings.model_copy(update={"zero_stage": zero}),
+            hardware=made.hardware.model_copy(update={"offload_optimizer": offload}),
+        )
+        check_device_memory(other, elements, round(needed))
+        with pytest.raises(OutOfMemory, match=r"on each GPU .*zero_stage"):
+            check_device_memory(other, elements, round(needed) - 1)
+    # Eight ranks of a machine read the weights in float32.
+    check_memory(made, elements, available=8 * 4 * 3200, here=8)
+    with pytest.raises(OutOfMemory, match=r"8 rank\(s\) .*launch\.ranks_per_node"):
+        check_memory(made, elements, available=8 * 4 * 3200 - 1, here=8)
+    check_memory(made, elements, available=0, here=0)
 
 
 def test_elements_are_counted_from_headers(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from fusion.settings import Lora, Settings, SettingsError, load_settings
 from fusion.train.errors import TrainingError
 from fusion.train.launch import check_adapters
 from fusion.train.parts import part_of
+from fusion.train.processes import longest_wait
 from tests.e2e.project import ROOT
 from tests.model.tiny import build
 from tests.train.test_recipe import recipe
@@ -96,6 +97,21 @@ def test_frozen_parts_stay_and_the_others_learn(trained: Path, case: str) -> Non
     # Sharded states are padded to whole pieces; frozen parameters would be thousands.
     assert found["trained"] <= found["states"] <= found["trained"] + 64
     assert found["resumed_equal"], "a stage that goes on from its middle ends with the same weights"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("zero", [0, 2])
+def test_a_gradient_that_is_no_number_is_a_fault(trained: Path, precision: str, zero: int) -> None:
+    """DeepSpeed leaves such a step out without a word, or makes weights of it; the loss is a number all the same."""
+    found = result(trained, "broken")[f"{precision}-zero{zero}"]
+    assert found["fault"] == "a gradient is no finite number, and the weights were left as they are"
+    assert not found["moved"]
+
+
+def test_ranks_may_wait_for_each_other_longer_than_the_watch_lets_them(trained: Path) -> None:
+    times = result(trained, "waits")
+    assert len(times) > 1 and set(times) == {100.0}, "those of the groups that DeepSpeed makes too"
+    assert longest_wait(30.0).total_seconds() == 3600 and longest_wait(None).total_seconds() > 24 * 3600
 
 
 @pytest.mark.parametrize("case", ["projectors", "lora"])
