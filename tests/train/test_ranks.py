@@ -96,8 +96,8 @@ def test_a_state_that_cannot_be_converted_says_what_to_do(folder: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), itertools.product(range(4), repeat=2))
 def test_which_states_convert(before: int, after: int) -> None:
-    old = Layout(2, before, 8, 1, "cpu", False)
-    new = Layout(3, after, 8, 1, "cpu", False)
+    old = Layout(2, before, 8, 1, "cpu", False, False)
+    new = Layout(3, after, 8, 1, "cpu", False, False)
     if before == after == 0:
         assert not old.needs_conversion(new), "every rank has all of it"
     elif {before, after} <= {1, 2} or before == after:
