@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fusion.data.errors import DataError
+from fusion.data.store.containers import find_containers
 from fusion.data.store.images import ImageError, ImageStore, write_members
 
 NAMES = st.text("abä/.-_ü界", min_size=1, max_size=120).filter(
@@ -141,3 +143,26 @@ def test_names_in_zips_of_the_usual_command(tmp_path: Path, locale: str):
     for store in _stores(tmp_path / "a.zip"):
         assert [store.read(name) for name in ("Käse.png", "界.png")] == ["Käse.png".encode(), "界.png".encode()]
         store.close()
+
+
+def _tar_of(path: Path, **members: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_endings_of_archives_count_in_capital_letters_too(tmp_path: Path):
+    images = tmp_path / "images"
+    _tar_of(images / "one.TAR", x=b"1")
+    with zipfile.ZipFile(images / "two.Zip", "w") as archive:
+        archive.writestr("y", b"2")
+    containers = find_containers(tmp_path, ("images",))
+    assert [path.name for path in containers] == ["images", "one.TAR", "two.Zip"]
+    store = ImageStore(containers, 100)
+    assert [store.read(name) for name in ("x", "one/x", "y", "two/y")] == [b"1", b"1", b"2", b"2"]
+    (images / "three.TGZ").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"three\.TGZ is a compressed tar"):
+        find_containers(tmp_path, ("images",))

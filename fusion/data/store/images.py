@@ -16,14 +16,9 @@ from typing import IO
 import numpy as np
 
 from fusion.data.errors import DataError
+from fusion.data.store.containers import leads_inside
 from fusion.data.store.members import Member, Table, find, make_table
-from fusion.data.store.zips import EncryptedError, ZipFile
-
-ARCHIVES = (".tar", ".zip")
-"""Archives from which a member can be read in place."""
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""Archives from which it cannot: every read would decompress all that comes before."""
-
+from fusion.data.store.zips import EncryptedError, ZipFile, is_zip
 
 # What the archive libraries raise for damage, depending on where it is: in a header, in packed data, at a cut.
 _DAMAGE = (
@@ -48,52 +43,6 @@ class ImageError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
-    """The image folders and archives that `images` names below `folder`, archives inside the folders included.
-
-    Raises:
-        DataError: one of them is missing, is an archive that cannot be read in place, no file at all, or, where it was
-            found inside a folder and not named, a link that leaves `folder`.
-    """
-    found: list[Path] = []
-    for name in images:
-        path = folder / name
-        if path.is_dir():
-            inside = sorted(item for item in path.iterdir() if item.name.endswith((*ARCHIVES, *COMPRESSED)))
-            found += [path, *inside]
-            for item in inside:
-                # An image folder may itself be a link, to another disk for example: its entry in the catalog names it.
-                if not (leads_inside(item, path) or leads_inside(item, folder)):
-                    raise DataError(f"{item} is a link that leaves {folder}: name what it points to as `images`")
-        elif os.path.lexists(path):
-            found.append(path)
-        else:
-            raise DataError(
-                f"{path} is missing: the pictures of this source were expected there, as a folder or an archive"
-            )
-    for path in found:
-        if not (path.is_file() or path.is_dir()):
-            raise DataError(f"{path} is no ordinary file, but a pipe, a device or a link to nothing: take it away")
-        if path.is_file() and path.name.endswith(COMPRESSED):
-            raise DataError(
-                f"{path} is a compressed tar, which cannot be read in place: repack it as a plain .tar (gunzip)"
-            )
-        if path.is_file() and not path.name.endswith(ARCHIVES):
-            raise DataError(f"{path} is neither a folder nor a .tar or .zip archive")
-    return found
-
-
-def leads_inside(path: Path, folder: Path) -> bool:
-    """Whether `path`, its links followed, lies in `folder`.
-
-    A snapshot of the Hub's cache is a folder of links to files in `blobs` beside it, which count as being inside.
-    """
-    real, whole = path.resolve(), folder.resolve()
-    snapshot = next((parent for parent in (whole, *whole.parents) if parent.parent.name == "snapshots"), None)
-    blobs = snapshot.parent.parent / "blobs" if snapshot else None
-    return real.is_relative_to(whole) or (blobs is not None and real.is_relative_to(blobs))
 
 
 def file_size(path: Path) -> int | None:
@@ -139,7 +88,7 @@ class ImageStore:
         for number, path in enumerate(paths):
             self._stems.setdefault(path.stem, []).append(number)
             with _damage_named(path):
-                self._archives.append(ZipFile(path) if path.name.endswith(".zip") else _Tar(path))
+                self._archives.append(ZipFile(path) if is_zip(path) else _Tar(path))
         self._max_bytes = max_bytes
 
     def read(self, image: str) -> bytes:
@@ -262,6 +211,6 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_DAMAGE, MemoryError) as error:
-        kind = "zip" if path.name.endswith(".zip") else "tar"
+        kind = "zip" if is_zip(path) else "tar"
         told = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as a {kind} archive: {told}. Get the file again") from error
