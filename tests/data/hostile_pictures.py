@@ -21,6 +21,14 @@ def _as(mode: str, form: str, **options: Any) -> Any:
     return make
 
 
+def _sixteen_bits(place: Place) -> bytes:
+    """The picture in greys that reach from black to white; `convert` leaves them among the lowest 256 of 65,536."""
+    file = io.BytesIO()
+    grey = Image.open(io.BytesIO(place.picture(1))).convert("L").convert("I")
+    grey.point(lambda value: value * 257).convert("I;16").save(file, "PNG")
+    return file.getvalue()
+
+
 def _frames(form: str) -> Any:
     def make(place: Place) -> bytes:
         frames = [Image.open(io.BytesIO(place.picture(number))) for number in (1, 2, 3)]
@@ -99,7 +107,8 @@ image("pixels-without-a-range", "shard/unsupported-mode", _as("F", "TIFF"), "1.t
 image("a-png-called-jpg", None, lambda place: place.picture(1), "1.jpg")
 image("a-jpeg-without-an-ending", None, lambda place: place.picture(1, form="JPEG"), "picture")
 image("inks-for-colours", None, _as("CMYK", "JPEG"), "1.jpg")
-image("sixteen-bits", None, _as("I;16", "PNG"))
+image("sixteen-bits", None, _sixteen_bits)
+image("sixteen-bits-nearly-black", "image/blank", _as("I;16", "PNG"))
 image("a-palette-with-holes", None, _as("P", "PNG", transparency=1))
 image("a-gif-that-moves", None, _frames("GIF"), "1.gif")
 image("a-webp-that-moves", None, _frames("WEBP"), "1.webp")

@@ -1,10 +1,14 @@
 """Archives read in place: every member comes out as it was packed, whatever wrote the archive."""
 
+import errno
 import io
+import os
 import shutil
 import struct
 import subprocess
+import sys
 import tarfile
+import textwrap
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fusion.data.errors import DataError
+from fusion.data.store.containers import find_containers
 from fusion.data.store.images import ImageError, ImageStore, write_members
 
 NAMES = st.text("abä/.-_ü界", min_size=1, max_size=120).filter(
@@ -141,3 +147,120 @@ def test_names_in_zips_of_the_usual_command(tmp_path: Path, locale: str):
     for store in _stores(tmp_path / "a.zip"):
         assert [store.read(name) for name in ("Käse.png", "界.png")] == ["Käse.png".encode(), "界.png".encode()]
         store.close()
+
+
+def _tar_of(path: Path, **members: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_endings_of_archives_count_in_capital_letters_too(tmp_path: Path):
+    images = tmp_path / "images"
+    _tar_of(images / "one.TAR", x=b"1")
+    with zipfile.ZipFile(images / "two.Zip", "w") as archive:
+        archive.writestr("y", b"2")
+    containers = find_containers(tmp_path, ("images",))
+    assert [path.name for path in containers] == ["images", "one.TAR", "two.Zip"]
+    store = ImageStore(containers, 100)
+    assert [store.read(name) for name in ("x", "one/x", "y", "two/y")] == [b"1", b"1", b"2", b"2"]
+    (images / "three.TGZ").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"three\.TGZ is a compressed tar"):
+        find_containers(tmp_path, ("images",))
+
+
+def test_more_archives_than_files_may_be_open(tmp_path: Path):
+    for number in range(120):
+        if number % 2:
+            _tar_of(tmp_path / f"{number}.tar", x=b"%d" % number)
+        else:
+            with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+                archive.writestr("x", b"%d" % number)
+    _limited(
+        """
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        store = ImageStore(find_containers(folder, (".",)), 100)
+        for number in [*range(120), *range(119, -1, -1), *(7 * n % 120 for n in range(120))]:
+            assert store.read(f"{number}/x") == b"%d" % number
+        store.close()
+        """,
+        tmp_path,
+    )
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip", "png"])
+def test_a_limit_of_open_files_is_no_damage(tmp_path: Path, ending: str):
+    (tmp_path / "a.png").write_bytes(b"1")
+    _tar_of(tmp_path / "a.tar", b=b"1")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("c", b"1")
+    name = {"png": "a.png", "tar": "b", "zip": "c"}[ending]
+    _limited(
+        f"""
+        store = ImageStore(find_containers(folder, (".",)), 100)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+        held = []
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(open("/dev/null"))
+        try:
+            store.read({name!r})
+        except DataError as error:
+            told = str(error)
+        while held:
+            held.pop().close()
+        assert "a.{ending} cannot be opened: this process has 50 files open" in told and "`ulimit -n`" in told, told
+        assert "Get the file again" not in told
+        assert store.read({name!r}) == b"1"
+        """,
+        tmp_path,
+    )
+
+
+def _limited(code: str, folder: Path) -> None:
+    """Runs `code` in a process of its own, whose limits it may change."""
+    start = """
+import contextlib, resource, sys
+from pathlib import Path
+from fusion.data.errors import DataError
+from fusion.data.store.containers import find_containers
+from fusion.data.store.images import ImageStore
+folder = Path(sys.argv[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", start + textwrap.dedent(code), str(folder)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.EACCES, "permissions"), (errno.ENFILE, "the machine has as many")])
+def test_an_archive_that_the_system_keeps_closed_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: str
+):
+    # The user of a container may read everything, and a machine without room for files has none for the test.
+    _tar_of(tmp_path / "a.tar", x=b"1")
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(DataError, match=rf"a\.tar cannot be opened: .*{told}") as caught:
+        ImageStore([tmp_path / "a.tar"], 100)
+    assert "Get the file again" not in str(caught.value)
+
+
+def test_an_archive_that_is_no_longer_the_same_stops_the_reading(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    _tar_of(path, x=b"1")
+    store = ImageStore([path], 100)
+    _tar_of(tmp_path / "new.tar", y=b"2")
+    os.utime(tmp_path / "new.tar", (1, 1))
+    (tmp_path / "new.tar").replace(path)
+    with pytest.raises(DataError, match=r"a\.tar has changed while pictures were read"):
+        store.read("x")
+    path.unlink()
+    with pytest.raises(DataError, match=r"a\.tar cannot be read"):
+        store.read("x")

@@ -157,6 +157,19 @@ def test_folders_and_files_of_other_names_are_suggested(workshop: Workshop, caps
     assert code == 1 and f"roots: {{{DATASET}: " in out
 
 
+def test_archives_too_deep_in_an_image_folder_are_told(workshop: Workshop, capsys):
+    workshop.add("own", [sample(n) for n in range(3)], {"deep/x.png": picture(0), **PICTURES})
+    deep = workshop.published / "own-images/deep"
+    for name in ("a.tar", "b.zip", "c.TGZ", "d.tar"):
+        (deep / name).write_bytes(b"x")
+    code, out = check(workshop, capsys)
+    assert code == 0 and "a.tar" not in out  # no picture is missing
+    (workshop.published / "own-images/2.png").unlink()
+    code, out = check(workshop, capsys)
+    listed = ", ".join(f"own-images/deep/{name}" for name in ("a.tar", "b.zip", "c.TGZ"))
+    assert code == 1 and f"{listed} and 1 more: archives in a folder of an image folder are not read" in out
+
+
 def test_what_costs_nothing_is_a_note(workshop: Workshop, capsys):
     records = [told(sample(1), id="s0"), told(sample(0), image=".\\0.png"), sample(2, "cafÃ© bar")]
     workshop.add("own", records, PICTURES, licence={"declared": None})

@@ -1,6 +1,7 @@
 """Ingest: every form of the published layout reads the same; what cannot be used is named; choices are seeded."""
 
 import json
+import zipfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -86,6 +87,25 @@ def test_a_compressed_tar_is_refused_with_advice(workshop: Workshop):
     workshop.sources["s"]["origin"]["images"] = ["s.tar.gz"]
     with pytest.raises(DataError, match="cannot be read in place: repack"):
         workshop.ingest("s")
+
+
+def test_archives_too_deep_in_an_image_folder_are_told(workshop: Workshop, capsys):
+    workshop.add("s", [sample(number) for number in range(2)], {"0.png": picture(0)})
+    deep = workshop.published / "s-images/deep"
+    deep.mkdir()
+    with zipfile.ZipFile(deep / "more.ZIP", "w") as archive:
+        archive.writestr("1.png", picture(1))
+    workshop.ingest("s")
+    assert (
+        "note: s-images/deep/more.ZIP: archives in a folder of an image folder are not read" in capsys.readouterr().err
+    )
+    workshop.sources["s"]["origin"]["images"] = ["s-images", "s-images/deep"]
+    assert workshop.shard("s")["image_path"].to_list() == ["0.png", "1.png"]
+    assert "note" not in capsys.readouterr().err
+    workshop.sources["s"]["origin"]["images"] = ["s-images"]
+    (workshop.published / "s-images/1.png").write_bytes(picture(1))
+    workshop.ingest("s")
+    assert "note" not in capsys.readouterr().err  # nothing is missed
 
 
 def test_an_archive_that_changed_since_ingest_is_noticed(workshop: Workshop):

@@ -15,7 +15,8 @@ from fusion.data.errors import DataError
 from fusion.data.ingest.origin import Layout
 from fusion.data.ingest.record import Reject
 from fusion.data.sharding.prepare import _BYTES_PER_PIXEL
-from fusion.data.store.images import ImageError, ImageStore, find_containers
+from fusion.data.store.containers import find_containers, is_archive, told_deeper
+from fusion.data.store.images import ImageError, ImageStore
 from fusion.data.store.pixels import measure
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
@@ -42,6 +43,8 @@ def look_at_pictures(layout: Layout, tally: Tally, max_pixels: int) -> Iterator[
     Image.MAX_IMAGE_PIXELS = None  # the limit of params.yaml holds instead, as in sharding
     try:
         yield from _findings(store, containers, chosen, max_pixels, layout.folder)
+    except DataError as error:
+        yield FAIL, str(error), ""
     finally:
         store.close()
 
@@ -70,6 +73,8 @@ def _findings(
     if good:
         yield OK, f"{good:,} of the {len(chosen):,} pictures that were looked at can be read and decoded", ""
     for reason, (count, where, evidence, hint) in sorted(reasons.items(), key=lambda item: -item[1][0]):
+        if reason == "missing-image" and not hint:
+            hint = told_deeper(containers, containers, base)
         yield rejects_finding(reason, count, len(chosen), where, evidence, hint)
     if odd is not None:
         yield NOTE, f"{odd[0]:,} pictures have another format than their name says, for example {odd[1]}", ""
@@ -80,11 +85,7 @@ def _no_folder(layout: Layout) -> Finding:
 
 
 def _siblings(layout: Layout) -> str:
-    names = sorted(
-        path.name
-        for path in layout.folder.iterdir()
-        if path.is_dir() or path.name.endswith((".tar", ".zip", ".tar.gz", ".tgz"))
-    )
+    names = sorted(path.name for path in layout.folder.iterdir() if path.is_dir() or is_archive(path.name))
     listed = ", ".join(names[:_SHOWN]) or "no folder and no archive"
     return f"{layout.folder} holds {listed}: name image folders or archives as `images: [...]` in data/catalog/"
 

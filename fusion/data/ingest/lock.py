@@ -1,13 +1,15 @@
 """images.lock.json: where a source's files lie, in words that hold everywhere, and what they were at ingest."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from fusion.data.errors import DataError, IngestError
 from fusion.data.ingest.origin import Layout, PublishedOrigin
-from fusion.data.store.images import file_size, find_containers
+from fusion.data.store.containers import find_containers, told_deeper
+from fusion.data.store.images import file_size
 from fusion.data.store.resume import Resumable
 from fusion.progress import Progress
 
@@ -21,18 +23,25 @@ def lock_images(layout: Layout, used: Callable[[], Iterable[str]], work: Resumab
     An archive is locked by its size and sha256, and so are the annotations where they are not written here. Of a folder
     the paths and sizes of the pictures that `used` names are hashed in their order: reading millions of files twice
     would cost hours, and sharding hashes each of them anyway. `work` remembers what was hashed before a kill.
+    Where pictures are not in a folder, archives that lie too deep in it to be read are told on stderr.
 
     Raises:
         IngestError: a file is not the one that was published.
     """
     entries: list[dict[str, Any]] = []
-    for path in find_containers(layout.folder, layout.images):
+    containers = find_containers(layout.folder, layout.images)
+    missed: list[Path] = []
+    for path in containers:
         entry: dict[str, Any] = {"path": path.relative_to(layout.folder).as_posix()}
         if path.is_dir():
-            entry |= {"kind": "folder", **_listing(path, used())}
+            listing, whole = _listing(path, used())
+            entry |= {"kind": "folder", **listing}
+            missed += [] if whole else [path]
         else:
             entry |= {"kind": "archive", **_content(layout, entry["path"], work)}
         entries.append(entry)
+    if deeper := told_deeper(missed, containers, layout.folder):
+        print(f"note: {deeper}", file=sys.stderr, flush=True)
     lock: dict[str, Any] = {"base": layout.base, "containers": entries}
     if layout.inputs:
         lock["annotations"] = [{"path": name, **_content(layout, name, work)} for name in layout.inputs]
@@ -61,9 +70,11 @@ def _sha256(path: Path, name: str) -> str:
     return digest.hexdigest()
 
 
-def _listing(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    digest, files, total = hashlib.sha256(), 0, 0
+def _listing(folder: Path, names: Iterable[str]) -> tuple[dict[str, Any], bool]:
+    """What the lock holds of a folder, and whether all of `names` are files in it."""
+    digest, files, total, asked = hashlib.sha256(), 0, 0, 0
     for name in names:
+        asked += 1
         try:
             size = file_size(folder / name)
         except OSError:
@@ -71,7 +82,7 @@ def _listing(folder: Path, names: Iterable[str]) -> dict[str, Any]:
         if size is not None:
             digest.update(f"{size} {name}\n".encode())
             files, total = files + 1, total + size
-    return {"bytes": total, "files": files, "sha256": digest.hexdigest()}
+    return {"bytes": total, "files": files, "sha256": digest.hexdigest()}, files == asked
 
 
 def locked_containers(lock: dict[str, Any], raw: Path, origin: object, folder: str | None) -> list[Path]:

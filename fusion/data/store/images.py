@@ -1,45 +1,19 @@
 """Pictures read where they lie: in folders, or in tar and zip archives without unpacking them."""
 
 import errno
-import lzma
-import os
 import stat
-import struct
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from fusion.data.errors import DataError
+from fusion.data.store.archives import DAMAGE, Archives, Tar, damage_named, no_damage_named
+from fusion.data.store.containers import leads_inside
 from fusion.data.store.members import Member, Table, find, make_table
 from fusion.data.store.zips import EncryptedError, ZipFile
 
-ARCHIVES = (".tar", ".zip")
-"""Archives from which a member can be read in place."""
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""Archives from which it cannot: every read would decompress all that comes before."""
-
-
-# What the archive libraries raise for damage, depending on where it is: in a header, in packed data, at a cut.
-_DAMAGE = (
-    EOFError,
-    LookupError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-    lzma.LZMAError,
-    struct.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+_TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
 
 
 class ImageError(Exception):
@@ -48,52 +22,6 @@ class ImageError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-def find_containers(folder: Path, images: tuple[str, ...]) -> list[Path]:
-    """The image folders and archives that `images` names below `folder`, archives inside the folders included.
-
-    Raises:
-        DataError: one of them is missing, is an archive that cannot be read in place, no file at all, or, where it was
-            found inside a folder and not named, a link that leaves `folder`.
-    """
-    found: list[Path] = []
-    for name in images:
-        path = folder / name
-        if path.is_dir():
-            inside = sorted(item for item in path.iterdir() if item.name.endswith((*ARCHIVES, *COMPRESSED)))
-            found += [path, *inside]
-            for item in inside:
-                # An image folder may itself be a link, to another disk for example: its entry in the catalog names it.
-                if not (leads_inside(item, path) or leads_inside(item, folder)):
-                    raise DataError(f"{item} is a link that leaves {folder}: name what it points to as `images`")
-        elif os.path.lexists(path):
-            found.append(path)
-        else:
-            raise DataError(
-                f"{path} is missing: the pictures of this source were expected there, as a folder or an archive"
-            )
-    for path in found:
-        if not (path.is_file() or path.is_dir()):
-            raise DataError(f"{path} is no ordinary file, but a pipe, a device or a link to nothing: take it away")
-        if path.is_file() and path.name.endswith(COMPRESSED):
-            raise DataError(
-                f"{path} is a compressed tar, which cannot be read in place: repack it as a plain .tar (gunzip)"
-            )
-        if path.is_file() and not path.name.endswith(ARCHIVES):
-            raise DataError(f"{path} is neither a folder nor a .tar or .zip archive")
-    return found
-
-
-def leads_inside(path: Path, folder: Path) -> bool:
-    """Whether `path`, its links followed, lies in `folder`.
-
-    A snapshot of the Hub's cache is a folder of links to files in `blobs` beside it, which count as being inside.
-    """
-    real, whole = path.resolve(), folder.resolve()
-    snapshot = next((parent for parent in (whole, *whole.parents) if parent.parent.name == "snapshots"), None)
-    blobs = snapshot.parent.parent / "blobs" if snapshot else None
-    return real.is_relative_to(whole) or (blobs is not None and real.is_relative_to(blobs))
 
 
 def file_size(path: Path) -> int | None:
@@ -121,7 +49,7 @@ class ImageStore:
     """
 
     def __init__(self, containers: list[Path], max_bytes: int, table: Path | None = None) -> None:
-        """Opens all archives.
+        """Opens no archive, but lists them if there is no `table`.
 
         Args:
             containers: image folders and archives, in the order in which they are looked through.
@@ -134,12 +62,10 @@ class ImageStore:
         self._folders = [path.resolve() for path in containers if path.is_dir()]
         paths = _archives(containers)
         self._table: Table = _make_table(paths, "archives") if table is None else np.load(table, mmap_mode="r")
-        self._archives: list[_Tar | ZipFile] = []
+        self._archives = Archives(paths)
         self._stems: dict[str, list[int]] = {}
         for number, path in enumerate(paths):
             self._stems.setdefault(path.stem, []).append(number)
-            with _damage_named(path):
-                self._archives.append(ZipFile(path) if path.name.endswith(".zip") else _Tar(path))
         self._max_bytes = max_bytes
 
     def read(self, image: str) -> bytes:
@@ -150,6 +76,7 @@ class ImageStore:
                 in an archive ...), link-outside (of the image folder), image-name-too-long (for a file, and no archive
                 holds it), file-too-large, unreadable-image (the system refuses), damaged-archive-member,
                 encrypted-archive-member, unsupported-compression, out-of-memory.
+            DataError: too many files are open, or an archive cannot be opened.
         """
         too_long: OSError | None = None
         other: str | None = None
@@ -157,6 +84,8 @@ class ImageStore:
             try:
                 data = self._read_file(folder, image)
             except OSError as error:
+                if error.errno in _TOO_MANY_OPEN:
+                    no_damage_named(folder / image, error)
                 if error.errno != errno.ENAMETOOLONG:
                     raise ImageError("unreadable-image", f"{image}: {error.strerror or error}") from error
                 too_long = error
@@ -167,7 +96,7 @@ class ImageStore:
         if (member := self._find(image)) is not None:
             if member.kind is None:
                 self._check_size(image, member.size)
-                return _read_member(self._archives[member.archive], image, member)
+                return _read_member(self._archives.get(member.archive), image, member)
             other = other or member.kind
         if too_long is not None:
             raise ImageError("image-name-too-long", f"no file can have a name of {len(image.encode())} bytes: {image}")
@@ -201,8 +130,7 @@ class ImageStore:
 
     def close(self) -> None:
         """Closes the archives."""
-        for archive in self._archives:
-            archive.close()
+        self._archives.close()
 
 
 def write_members(containers: list[Path], file: IO[bytes], label: str) -> None:
@@ -219,23 +147,10 @@ def _archives(containers: list[Path]) -> list[Path]:
 
 
 def _make_table(paths: list[Path], label: str) -> Table:
-    return make_table(paths, label, _damage_named)
+    return make_table(paths, label, damage_named)
 
 
-class _Tar:
-    """A tar whose members are known by the places of their data."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = path.open("rb")
-
-    def read(self, place: int, size: int) -> bytes:
-        return os.pread(self._file.fileno(), size, place)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _read_member(archive: _Tar | ZipFile, image: str, member: Member) -> bytes:
+def _read_member(archive: Tar | ZipFile, image: str, member: Member) -> bytes:
     try:
         return archive.read(member.place) if isinstance(archive, ZipFile) else archive.read(member.place, member.size)
     except EncryptedError as error:
@@ -244,7 +159,7 @@ def _read_member(archive: _Tar | ZipFile, image: str, member: Member) -> bytes:
         raise ImageError("unsupported-compression", f"{image}: {error}") from error
     except MemoryError as error:
         raise ImageError("out-of-memory", f"{image} cannot be unpacked with the memory there is") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ImageError("damaged-archive-member", f"{image}: {type(error).__name__}: {error}") from error
 
 
@@ -255,13 +170,3 @@ def _no_file(path: Path) -> str | None:
     except (OSError, ValueError) as error:
         return "a link to itself" if getattr(error, "errno", None) == errno.ELOOP else None
     return "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (*_DAMAGE, MemoryError) as error:
-        kind = "zip" if path.name.endswith(".zip") else "tar"
-        told = str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as a {kind} archive: {told}. Get the file again") from error

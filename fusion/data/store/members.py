@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from fusion.data.store.zips import FOLDER, LINK, ZipFile
+from fusion.data.store.zips import FOLDER, LINK, ZipFile, is_zip
 from fusion.progress import Progress
 
 Table = npt.NDArray[np.uint64]
@@ -113,7 +113,7 @@ def _digest(name: str) -> tuple[int, int]:
 
 def _members(path: Path) -> Iterator[tuple[str, int, int, str | None]]:
     """Name, place, size and kind of every member of an archive."""
-    if path.name.endswith(".zip"):
+    if is_zip(path):
         archive = ZipFile(path)
         try:
             for name, place, size, kind in archive.members():

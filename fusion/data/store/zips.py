@@ -30,6 +30,11 @@ _WIDE, _UNICODE_PATH = 0x0001, 0x7075
 FOLDER, LINK = "a folder", "a symbolic link in the archive"
 
 
+def is_zip(path: Path) -> bool:
+    """Whether the archive at `path` is called a zip, in small or capital letters; a tar otherwise."""
+    return path.name.lower().endswith(".zip")
+
+
 class EncryptedError(Exception):
     """A member needs a password."""
 
