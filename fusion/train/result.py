@@ -5,10 +5,14 @@ has ended. So a stage writes checkpoint and results beside its state first, name
 them to their place. Whatever is killed after that, the next start copies them again and trains nothing.
 """
 
+import contextlib
 import json
+import re
 import shutil
 import sys
 from typing import Any
+
+import psutil
 
 from fusion.data.store.folders import output_folder
 from fusion.train.layout import Layout
@@ -38,6 +42,8 @@ def take_result(recipe: Recipe, place: bool) -> bool:
         return False  # to know the identity takes the hashes of all weights
     state = ResumableState(recipe)
     facts, fault = state.result()
+    if forced():
+        facts = None
     if fault is not None:
         _tell(f"warning: {fault}; the stage is trained again")
     if facts is None or facts != facts_of(recipe):
@@ -54,6 +60,16 @@ def take_result(recipe: Recipe, place: bool) -> bool:
             "trained again"
         )
     return True
+
+
+def forced() -> bool:
+    """Whether `dvc repro --force` started this process: whoever forces a stage wants it trained, not its result."""
+    for one in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):
+            words = one.cmdline()
+            if "repro" in words and any(re.search(r"(^|/)dvc$", word) for word in words):
+                return any(re.fullmatch(r"--force|-[a-zA-Z]*f[a-zA-Z]*", word) for word in words)
+    return False
 
 
 def place_result(recipe: Recipe, state: ResumableState) -> None:
