@@ -234,13 +234,9 @@ def train(
         str | None,
         typer.Option(help="local | torchrun | deepspeed | slurm | print; launch.launcher of params.yaml if left out."),
     ] = None,
-    kind: Annotated[
-        str | None, typer.Option("--as", metavar="KIND", help="With print: of which launcher, or kubernetes.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option("--as", metavar="KIND", help="With print: launcher, or kubernetes.")] = None,
     node_rank: Annotated[int | None, typer.Option(min=0, help="With torchrun, deepspeed: this node's number.")] = None,
-    what_was_in: Annotated[
-        int | None, typer.Option(metavar="STEP", min=1, help="Tell the samples of a step; nothing is run.")
-    ] = None,
+    what_was_in: Annotated[int | None, typer.Option(metavar="STEP", min=1, help="Only tell a step's samples.")] = None,
 ) -> None:
     """Train one stage of a variant; started again after a crash, it continues."""
     from fusion.train.recipe import make_recipe
