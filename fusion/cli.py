@@ -234,7 +234,7 @@ def train(
         str | None,
         typer.Option(help="local | torchrun | deepspeed | slurm | print; launch.launcher of params.yaml if left out."),
     ] = None,
-    kind: Annotated[str | None, typer.Option("--as", metavar="KIND", help="With print: launcher, or kubernetes.")] = None,
+    kind: Annotated[str | None, typer.Option("--as", metavar="KIND", help="With print: its launcher.")] = None,
     node_rank: Annotated[int | None, typer.Option(min=0, help="With torchrun, deepspeed: this node's number.")] = None,
     what_was_in: Annotated[int | None, typer.Option(metavar="STEP", min=1, help="Only tell a step's samples.")] = None,
 ) -> None:

@@ -13,6 +13,7 @@ from fusion.contradictions import contradictions
 from fusion.documents import did_you_mean, dotted, faults, read_yaml
 from fusion.errors import FusionError
 from fusion.evaluation_settings import Checkup, Evaluation, VariantEvaluation
+from fusion.launch_settings import Launch
 from fusion.publish_settings import Publish
 from fusion.rgb import MAX_PIXELS
 from fusion.section import PositiveInt, Section, Share
@@ -308,43 +309,6 @@ class Variant(Section):
         own: StageSettings | None = getattr(self.stages, stage)
         changes = own.hardware.model_dump(exclude_none=True) if own and own.hardware else {}
         return self.hardware.model_copy(update=changes)
-
-
-class Slurm(Section):
-    """What a SLURM job asks for beside nodes and GPUs; `directives` are further lines behind `#SBATCH`."""
-
-    partition: str | None
-    account: str | None
-    time: str
-    grace_seconds: PositiveInt
-    directives: list[str]
-
-
-class Kubernetes(Section):
-    """Where the pods of a Kubernetes job run: an image with the project's environment, a claim with its folder."""
-
-    image: str
-    namespace: str
-    claim: str
-    folder: str
-    shared_memory: str
-
-
-class Launch(Section):
-    """How ranks are started and on which machines; results do not depend on it.
-
-    `ranks_per_node` divides a variant's `hardware.ranks` into nodes; `hosts` are their names, the first one leads;
-    `setup` are shell commands and `environment` variables for every node of a job.
-    """
-
-    launcher: Literal["local", "torchrun", "deepspeed", "slurm"]
-    ranks_per_node: PositiveInt
-    hosts: list[str]
-    port: Annotated[int, Field(ge=1024, le=65535)]
-    environment: dict[str, str]
-    setup: list[str]
-    slurm: Slurm
-    kubernetes: Kubernetes
 
 
 class Settings(Section):

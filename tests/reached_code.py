@@ -29,8 +29,9 @@ NOT_FOLLOWED = {
     "fusion/quiet.py": "what libraries print",
     "fusion/settings.py": "values reach a stage as params; a test pins the defaults that stand in no file",
     "fusion/evaluation_settings.py": "the same for its part about evaluation",
+    "fusion/launch_settings.py": "the same for its part about starting ranks",
     "fusion/publish_settings.py": "the same for its part about publishing",
-    "fusion/section.py": "the base of all three",
+    "fusion/section.py": "the base of all four",
     "fusion/data/catalog.py": "the same for the catalog",
     "fusion/launchers/start.py": "where and by what ranks are started; how many there are, the recipe says",
     "fusion/train/checkup.py": "a benchmark asked while training goes on: told, and in no output",
@@ -44,6 +45,7 @@ NOT_FOLLOWED = {
 JOB_OF_SETTINGS = (
     "fusion/settings.py",
     "fusion/evaluation_settings.py",
+    "fusion/launch_settings.py",
     "fusion/publish_settings.py",
     "fusion/section.py",
     "fusion/data/catalog.py",

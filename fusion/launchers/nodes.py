@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusion.launch_settings import Launch
 from fusion.launchers.errors import LaunchError
-from fusion.settings import Launch
 from fusion.train.launch import device_ids, rank_variables
 from fusion.train.recipe import Recipe
 

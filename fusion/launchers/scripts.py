@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fusion.launch_settings import Launch
 from fusion.launchers.nodes import Nodes, job_variables, programs
-from fusion.settings import Launch
 from fusion.train.recipe import Recipe
 
 _TEMPLATES = Path(__file__).with_name("templates")

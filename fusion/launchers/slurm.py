@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from fusion.launch_settings import Launch
 from fusion.launchers.errors import LaunchError
 from fusion.launchers.jobs import FOLDER, Note, is_there, living_jobs, squeue, tell
 from fusion.launchers.scripts import job_name, slurm_script
-from fusion.settings import Launch
 from fusion.train.recipe import Recipe
 from fusion.train.running import Ending
 

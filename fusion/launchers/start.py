@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Mapping
 
 from fusion.documents import did_you_mean
+from fusion.launch_settings import Launch
 from fusion.launchers.errors import LaunchError
 from fusion.launchers.nodes import Nodes, deepspeed_command, job_variables, programs, torchrun_command
 from fusion.launchers.scripts import kubernetes_job, slurm_script
 from fusion.launchers.slurm import check_no_job, submit
-from fusion.settings import Launch
 from fusion.train.launch import Start, launcher_command, local, rank_environment
 from fusion.train.recipe import Recipe
 from fusion.train.running import Ending, run_launcher

@@ -12,12 +12,13 @@ import yaml
 from typer.testing import CliRunner
 
 from fusion.cli import app
+from fusion.launch_settings import Launch
 from fusion.launchers.errors import LaunchError
 from fusion.launchers.nodes import Nodes
 from fusion.launchers.scripts import kubernetes_job, slurm_script
 from fusion.launchers.slurm import submit
 from fusion.launchers.start import node_command, printed, starter
-from fusion.settings import Launch, load_settings
+from fusion.settings import load_settings
 from tests.train.test_recipe import recipe
 
 ROOT = Path(__file__).parents[2]
