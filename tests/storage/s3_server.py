@@ -5,13 +5,13 @@ import importlib.util
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.storage.ports import free_port, wait_until_it_listens
 
 BUCKET = "bucket"
 
@@ -46,9 +46,7 @@ def serve(folder: Path) -> Iterator[Server]:
     """Serves what is below `folder` until the block ends."""
     (folder / BUCKET).mkdir(parents=True)
     key, secret = f"key{secrets.token_hex(8)}", secrets.token_hex(20)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     program = rclone()
     assert program is not None
     command = [
@@ -59,7 +57,7 @@ def serve(folder: Path) -> Iterator[Server]:
     home = {**os.environ, "RCLONE_CONFIG": os.devnull}
     process = subprocess.Popen(command, env=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        _wait_for(port, process)
+        wait_until_it_listens(port, process)
         credentials = {
             "AWS_ACCESS_KEY_ID": key,
             "AWS_SECRET_ACCESS_KEY": secret,
@@ -70,13 +68,3 @@ def serve(folder: Path) -> Iterator[Server]:
     finally:
         process.terminate()
         process.communicate(timeout=30)
-
-
-def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[1]
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.1)
-    raise AssertionError("rclone does not listen")

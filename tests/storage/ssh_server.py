@@ -5,12 +5,12 @@ import getpass
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.storage.ports import free_port, wait_until_it_listens
 
 SBIN = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin"
 
@@ -42,9 +42,7 @@ def serve(folder: Path, served: Path) -> Iterator[SshServer]:
         made = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(folder / name)]
         subprocess.run(made, check=True)
     (folder / "authorized").write_text((folder / "client.pub").read_text())
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     (folder / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\nUsePAM no\n"
         f"AuthorizedKeysFile {folder / 'authorized'}\nStrictModes no\nPasswordAuthentication no\n"
@@ -56,19 +54,9 @@ def serve(folder: Path, served: Path) -> Iterator[SshServer]:
     assert program is not None
     process = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "config")], stderr=subprocess.PIPE, text=True)
     try:
-        _wait_for(port, process)
+        wait_until_it_listens(port, process)
         address = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{served}"
         yield SshServer(address, folder / "client", folder / "other")
     finally:
         process.terminate()
         process.communicate(timeout=30)
-
-
-def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[1]
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.1)
-    raise AssertionError("sshd does not listen")
