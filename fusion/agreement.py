@@ -45,6 +45,22 @@ def check_blocks(settings: Settings) -> None:
     _raise(lines)
 
 
+def check_adopted(settings: Settings, root: Path = Path()) -> None:
+    """Raises `SettingsError` for a variant to be built whose adopted checkpoint is not there.
+
+    Apart from the others because `fusion adopt` runs when the variant has its place in the pipeline already.
+    """
+    lines = []
+    for name in settings.run.variants:
+        stage = settings.variant(name).adopted
+        if stage and not (root / f"checkpoints/{name}/{stage}.dvc").is_file():
+            lines.append(
+                f"params.yaml: variants.{name}.adopted: checkpoints/{name}/{stage}.dvc is not there: run "
+                f"`fusion adopt CHECKPOINT --as {name}/{stage}`"
+            )
+    _raise(lines)
+
+
 def _raise(lines: list[str]) -> None:
     if lines:
         count = f"{len(lines)} setting{'' if len(lines) == 1 else 's'}"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fusion.adopt.command import adopt, adopt_parent
 from fusion.errors import FusionError
 from fusion.evaluate.commands import columns, compare, gate, with_lmms
 from fusion.inquiry import add_commands
@@ -86,7 +87,7 @@ def settings(
     write: Annotated[bool, typer.Option("--write", help="Bring data/pipeline.yaml up to date.")] = False,
 ) -> None:
     """Check params.yaml and the catalog, that they fit each other, data/pipeline.yaml, and what lies in data/."""
-    from fusion.agreement import check_agreement, check_blocks
+    from fusion.agreement import check_adopted, check_agreement, check_blocks
     from fusion.data.catalog import load_catalog
     from fusion.data.leftovers import check_leftovers
     from fusion.selection import check_pipeline, write_pipeline
@@ -100,6 +101,7 @@ def settings(
         print("data/pipeline.yaml " + ("was brought up to date" if changed else "is up to date"))
     else:
         check_pipeline(checked, catalog)
+        check_adopted(checked)
     check_leftovers(catalog, catalog.datasets)
 
 
@@ -236,6 +238,10 @@ def train(
     ] = None,
     kind: Annotated[str | None, typer.Option("--as", metavar="KIND", help="With print: its launcher.")] = None,
     node_rank: Annotated[int | None, typer.Option(min=0, help="With torchrun, deepspeed: this node's number.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", metavar="CHECKPOINT", help="Adopt this as the stage before; see `adopt`.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="With --from: commit, tag or branch of a repository.")] = None,
     what_was_in: Annotated[int | None, typer.Option(metavar="STEP", min=1, help="Only tell a step's samples.")] = None,
 ) -> None:
     """Train one stage of a variant; started again after a crash, it continues."""
@@ -249,6 +255,7 @@ def train(
         from fusion.train.origins import tell_step
 
         return print(tell_step(recipe, what_was_in))
+    adopt_parent(settings, recipe, start_from, revision)
     from fusion.launchers.start import printed, start_of
     from fusion.shared_memory import remove_unused_buffers
     from fusion.train.launch import train_stage
@@ -266,17 +273,17 @@ def train(
         remove_unused_buffers()
 
 
-add_commands(app, columns, compare, gate, gc, plan, publish, restore, scratch, zoo)
+add_commands(app, adopt, columns, compare, gate, gc, plan, publish, restore, scratch, zoo)
 
 
 @app.command()
 def curves(variant: VariantName) -> None:
     """Draw the loss curves of a variant's stages, with learning rates and losses by source."""
-    _inputs(variant)
+    settings, _ = _inputs(variant)
     from fusion.publish.curves import draw_curves
 
     with _recorded():
-        draw_curves(variant)
+        draw_curves(variant, settings.variant(variant).stage_names)
 
 
 @app.command()
@@ -286,7 +293,7 @@ def evaluate(
 ) -> None:
     """Score a variant on its benchmarks, beside the blind baselines."""
     settings, _ = _inputs(variant)
-    forget_result(variant, settings.variant(variant).stage_names[-1])
+    forget_result(variant, settings.variant(variant).chain[-1])
     if engine != "direct":
         return _with_engine(settings, variant, engine)
     from fusion.evaluate.run import evaluate_variant
@@ -310,19 +317,6 @@ def package(variant: VariantName) -> None:
     settings, catalog = _inputs()
     with _recorded():
         build_package(settings, catalog, variant=variant)
-
-
-@app.command()
-def adopt(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A zoo name, a Hub repository, a folder.")],
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hub repository.")] = None,
-    target: Annotated[str | None, typer.Option("--as", metavar="NAME", help="NAME, or VARIANT/STAGE.")] = None,
-) -> None:
-    """Take an existing checkpoint into DVC, verified and with a record of where it came from."""
-    from fusion.adopt import adopt_checkpoint
-
-    settings, _ = _inputs()
-    print(adopt_checkpoint(settings, checkpoint, revision=revision, target=target))
 
 
 @app.command()

@@ -67,6 +67,8 @@ def _variant_contradictions(settings: Settings, variant: Variant) -> list[str]:
     lines = []
     if (variant.stages.stage1_5 is None) != (variant.data.stage1_5 is None):
         lines.append("stages.stage1_5, data.stage1_5: both have a value, or both are null (no such stage)")
+    if variant.adopted == "stage1_5" and variant.stages.stage1_5 is None:
+        lines.append("adopted: there is no stage1_5: stages.stage1_5 is null")
     for name in variant.stage_names:
         stage: StageSettings = getattr(variant.stages, name)
         hardware = variant.hardware_of(name)

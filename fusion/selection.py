@@ -35,17 +35,21 @@ def select(settings: Settings, catalog: Catalog) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
     sources: dict[str, Any] = {}
     benchmarks: dict[str, Any] = {}
+    with_base: dict[str, Any] = {}
     with_stage1_5: dict[str, Any] = {}
     combined: dict[str, Any] = {}
     for name in settings.run.variants:
         variant = settings.variant(name)
-        chain, last = variant.stage_names, variant.data.stage2
-        # Where a stage is missing, the data set of another stands for none: DVC's loops have no empty dependency.
-        variants[name] = {stage: getattr(variant.data, stage) or last for stage in STAGES}
-        variants[name]["before_stage2"] = chain[chain.index("stage2") - 1]
-        if "stage1_5" in chain:
+        trained = variant.stage_names
+        # Where a stage is not trained, another stands for it: DVC's loops have no empty dependency.
+        data = {stage: getattr(variant.data, stage if stage in trained else "stage2") for stage in STAGES}
+        curves = {"first_curves": trained[0], "middle_curves": trained[max(0, len(trained) - 2)]}
+        variants[name] = data | curves | {"first_stage": variant.first_stage, "before_stage2": variant.chain[-2]}
+        if "stage1" in trained:
+            with_base[name] = {"stage1": variant.data.stage1}
+        if "stage1_5" in trained:
             with_stage1_5[name] = {"stage1_5": variant.data.stage1_5}
-        for dataset in dict.fromkeys(getattr(variant.data, stage) for stage in chain):
+        for dataset in dict.fromkeys(getattr(variant.data, stage) for stage in trained):
             entry = catalog.dataset(dataset)
             place = {"catalog": entry.file, "entry": f"datasets.{dataset}"}
             if entry.combines:
@@ -66,7 +70,8 @@ def select(settings: Settings, catalog: Catalog) -> dict[str, Any]:
                 benchmarks[benchmark] = _benchmark(catalog, benchmark)
     # `builds`, not `variants`: DVC merges params.yaml into its variables, where that name is taken.
     chosen = {"benchmarks": benchmarks, "builds": variants, "datasets": datasets, "sources": sources}
-    return chosen | {"with_stage1_5": with_stage1_5} | ({"combined": combined} if combined else {})
+    chosen |= {"with_base": with_base, "with_stage1_5": with_stage1_5}
+    return chosen | ({"combined": combined} if combined else {})
 
 
 def _layout(origin: Origin) -> str:

@@ -286,9 +286,13 @@ class VariantStages(Section):
 
 
 class Variant(Section):
-    """One model: its base models, architecture, hardware, data and stages; `seed` is null where run.seed holds."""
+    """One model: its base models, architecture, hardware, data and stages; `seed` is null where run.seed holds.
+
+    `adopted`: the stage whose checkpoint was made elsewhere (`fusion adopt`); training begins with the one after it.
+    """
 
     publish_as: str
+    adopted: Literal["stage1", "stage1_5"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None
     template: Literal["phi_3", "llama_3"]
     base: Base
@@ -300,9 +304,20 @@ class Variant(Section):
 
     @property
     def stage_names(self) -> tuple[Stage, ...]:
-        """The stages that this variant has, in their order."""
+        """The stages that are trained here, in their order."""
         names: tuple[Stage, ...] = ("stage1", "stage1_5", "stage2")
-        return tuple(name for name in names if getattr(self.stages, name) is not None)
+        begin = names.index(self.adopted) + 1 if self.adopted else 0
+        return tuple(name for name in names[begin:] if getattr(self.stages, name) is not None)
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The checkpoints of this variant in their order; each stage that is trained continues the one before."""
+        return (self.adopted or "base", *self.stage_names)
+
+    @property
+    def first_stage(self) -> Stage:
+        """The first stage that has a checkpoint, trained here or adopted: the last one is compared with it."""
+        return self.adopted or self.stage_names[0]
 
     def hardware_of(self, stage: Stage) -> Hardware:
         """What a stage is trained on: `hardware`, with the values that the stage has of its own."""

@@ -26,6 +26,7 @@ from fusion.train.recipe import make_recipe
 
 VARIANT = "micro"
 NO_PARAMS = {
+    f"variants.{VARIANT}.adopted": "which stages there are, and so which paths they read",
     "data.roots": "where data lies on this machine; what it is, ingest writes down by hash",
     "guards.max_loss_ratio": "stops a stage, changes no result",
     "guards.stall_minutes": "stops a stage, changes no result",

@@ -18,8 +18,8 @@ from fusion.adopt.source import Source, choose_files, find_source
 from fusion.data.store.folders import output_folder
 from fusion.hashing import file_sha256
 from fusion.lineage.adopted import record_adoption
+from fusion.lineage.outside import ADOPT, FOLDER
 from fusion.lineage.stages import producer_of, producers, resolve_stages
-from fusion.publish.own_models import ADOPT
 from fusion.settings import STAGES, Settings, Variant
 from fusion.zoo.entries import stage_note
 from fusion.zoo.rules import (
@@ -32,7 +32,6 @@ from fusion.zoo.rules import (
     written_stage,
 )
 
-FOLDER = "checkpoints/adopted"
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 
 
@@ -111,8 +110,8 @@ def find_place(settings: Settings, source: Source, target: str | None, root: Pat
     taken = producer_of(place.folder, producers(resolve_stages(root).values()))
     if taken is not None:
         raise AdoptError(
-            f"{place.folder} is what the stage {taken[1].name} makes, so nothing can be adopted there: use a variant "
-            "that is not in run.variants, or another name"
+            f"{place.folder} is what the stage {taken[1].name} makes, so nothing can be adopted there: choose another "
+            "name, or set variants.VARIANT.adopted to that stage in params.yaml and run `fusion settings --write`"
         )
     return place
 

@@ -42,7 +42,7 @@ def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> N
         for name, use in chosen.evaluation.benchmarks.items()
     ]
     chosen_columns = [column(name) for name in chosen.evaluation.columns]
-    first, last = (root / "checkpoints" / variant / stage for stage in ("stage1", "stage2"))
+    first, last = (root / "checkpoints" / variant / stage for stage in (chosen.first_stage, "stage2"))
     trained = CheckpointSystem(f"{variant} stage2", last, settings.evaluation.batch_size, chosen.hardware.device)
     logs = root / FOLDER / variant
     with output_folder(root / "results" / variant / "evaluation") as folder:
@@ -51,7 +51,7 @@ def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> N
         answers = answer_all(settings, variant, benchmarks, trained, root, logs)
         scores: dict[str, Any] = {
             "variant": variant,
-            "checkpoints": {"stage1": weights_sha256(first), "stage2": weights_sha256(last)},
+            "checkpoints": {chosen.first_stage: weights_sha256(first), "stage2": weights_sha256(last)},
             "confidence": settings.evaluation.confidence,
             "benchmarks": {benchmark.name: score(settings, variant, benchmark, answers) for benchmark in benchmarks},
         }
@@ -79,8 +79,10 @@ def answer_all(
     for benchmark in benchmarks:
         frames.append(_frame(benchmark, trained.name, trained.answer(benchmark, logs=logs)))
         frames.append(_frame(benchmark, GREY, trained.answer(benchmark, grey=True, logs=logs)))
-    checkpoint = root / "checkpoints" / variant / "stage1"
-    first = CheckpointSystem(f"{variant} stage1", checkpoint, settings.evaluation.batch_size, chosen.hardware.device)
+    checkpoint = root / "checkpoints" / variant / chosen.first_stage
+    first = CheckpointSystem(
+        f"{variant} {chosen.first_stage}", checkpoint, settings.evaluation.batch_size, chosen.hardware.device
+    )
     frames += [_frame(benchmark, first.name, first.answer(benchmark, logs=logs)) for benchmark in benchmarks]
     prior = QuestionPrior(training_manifests(chosen, root), chosen.data.tokenizer, root)
     frames += [_frame(benchmark, PRIOR, prior.answer(benchmark)) for benchmark in benchmarks]
@@ -113,7 +115,7 @@ def score(settings: Settings, variant: str, benchmark: Benchmark, answers: pl.Da
         settings.evaluation.confidence,
         settings.run.seed,
     )
-    systems = [f"{variant} stage2", f"{variant} stage1", GREY, PRIOR]
+    systems = [f"{variant} stage2", f"{variant} {settings.variant(variant).first_stage}", GREY, PRIOR]
     correct = {name: mine.filter(pl.col("system") == name)["correct"].to_numpy().astype(np.float64) for name in systems}
     rows, margins = [], []
     for group, inside in groups(questions).items():

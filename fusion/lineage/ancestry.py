@@ -11,6 +11,7 @@ from typing import Any
 from fusion.hashing import json_sha256
 from fusion.lineage.errors import LineageError
 from fusion.lineage.files import Hasher
+from fusion.lineage.outside import with_adopted
 from fusion.lineage.records import Record, choose_record, read_inputs, record_folder, wanted_of
 from fusion.lineage.stages import Stage, ancestors_of, parents_of, producer_of, producers, resolve_stages
 
@@ -45,7 +46,7 @@ def ancestry_of(stage_name: str, root: Path = Path(".")) -> Ancestry:
     Raises `LineageError` for an unknown stage, a missing record (naming the stage to run again), and for two stages
     that were made from different outputs of the same parent.
     """
-    stages = resolve_stages(root)
+    stages = with_adopted(resolve_stages(root), root)
     outputs = producers(stages.values())
     hasher = Hasher(root)
     inputs = _now(stages[stage_name], outputs, hasher) if stage_name in stages else {}
@@ -57,7 +58,7 @@ def ancestry_through(stage_name: str, root: Path = Path(".")) -> Ancestry:
 
     Raises `LineageError` as `ancestry_of`, and when what is there is not what a record of the stage says.
     """
-    stages = resolve_stages(root)
+    stages = with_adopted(resolve_stages(root), root)
     if stage_name not in stages:
         raise LineageError(f"dvc.yaml has no stage `{stage_name}`")
     stage, hasher = stages[stage_name], Hasher(root)

@@ -15,6 +15,7 @@ from typing import Any
 from fusion.hashing import json_sha256
 from fusion.lineage.errors import LineageError
 from fusion.lineage.files import Hasher
+from fusion.lineage.outside import with_adopted
 from fusion.lineage.records import RECORDS, Record, read_records, source_inputs
 from fusion.lineage.stages import Stage, resolve_stages
 
@@ -96,7 +97,7 @@ class Records:
     def __init__(self, root: Path) -> None:
         """Raises `LineageError` for a record that was edited or cannot be read."""
         self._root = root
-        self._stages = resolve_stages(root)
+        self._stages = with_adopted(resolve_stages(root), root)
         self._hasher = Hasher(root)
         self._found: dict[str, list[Record]] = {}
 

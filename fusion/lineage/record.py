@@ -30,6 +30,7 @@ from fusion.lineage.environment import environment, git_state, hardware
 from fusion.lineage.errors import LineageError
 from fusion.lineage.files import Hasher
 from fusion.lineage.memory import PeakMemory
+from fusion.lineage.outside import with_adopted
 from fusion.lineage.records import (
     DETERMINISTIC,
     choose_record,
@@ -60,7 +61,7 @@ def record_stage(stage_name: str, root: Path = Path(".")) -> Iterator[None]:
     if os.environ.get("FUSION_RECORDING") == stage_name:
         yield
         return
-    stages = resolve_stages(root)
+    stages = with_adopted(resolve_stages(root), root)
     if stage_name not in stages:
         raise LineageError(f"dvc.yaml has no stage `{stage_name}`, so its run cannot be recorded")
     stage = stages[stage_name]

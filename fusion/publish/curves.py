@@ -15,13 +15,12 @@ from fusion.data.store.folders import output_folder
 from fusion.publish.charts import smooth
 from fusion.publish.drawing import FAINT, PALETTE, POINTS, Curve, Panel, draw
 from fusion.publish.facts import STAGE_TITLES, SourceRow, read_curve, read_sources
-from fusion.settings import STAGES
 
 _PLOT = 440
 _TOLD_APART = len(PALETTE)
 
 
-def draw_curves(variant: str, root: Path = Path()) -> Path:
+def draw_curves(variant: str, stages: Sequence[str], root: Path = Path()) -> Path:
     """Writes results/curves/<variant>/ with a picture of each stage, and all.png; its path.
 
     Not below results/<variant>/, which the package depends on: a picture is no part of its lineage.
@@ -30,7 +29,7 @@ def draw_curves(variant: str, root: Path = Path()) -> Path:
         PublishError: naming what is missing and the stage that makes it.
     """
     results = root / "results" / "curves" / variant
-    columns = stage_panels(variant, root)
+    columns = stage_panels(variant, stages, root)
     with output_folder(results) as folder:
         for stage, panels in columns.items():
             picture = draw(f"{variant}, {STAGE_TITLES[stage].lower()}", [panels], 2 * _PLOT)
@@ -44,11 +43,9 @@ def all_stages(variant: str, columns: Mapping[str, Sequence[Panel]]) -> Image.Im
     return draw(variant, [_titled(STAGE_TITLES[stage], panels) for stage, panels in columns.items()], _PLOT)
 
 
-def stage_panels(variant: str, root: Path = Path()) -> dict[str, list[Panel]]:
-    """Stage -> loss, learning rates, and cross-entropy by source (by category where there are many sources)."""
+def stage_panels(variant: str, stages: Sequence[str], root: Path = Path()) -> dict[str, list[Panel]]:
+    """Each of `stages` -> loss, learning rates, and cross-entropy by source (by category where there are many)."""
     results = root / "results" / variant
-    # A variant may leave stage 1.5 out.
-    stages = [stage for stage in STAGES if stage != "stage1_5" or (results / stage).is_dir()]
     return {stage: _panels(results / stage, f"train_{stage}@{variant}") for stage in stages}
 
 

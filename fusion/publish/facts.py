@@ -53,12 +53,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Group:
-    """A group of questions of a benchmark: the model, the model after stage 1, and the two blind baselines."""
+    """A group of questions of a benchmark: the model, its first checkpoint, and the two blind baselines."""
 
     name: str
     n: int
     model: Score
-    stage1: Score
+    first: Score
     grey: Score
     prior: Score
     margin: Score
@@ -113,7 +113,10 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of it. `weights` maps the evaluated weight files of the last stage to their sha256."""
+    """All of it. `weights` maps the evaluated weight files of the last stage to their sha256.
+
+    `first_stage`: the stage of the checkpoint that the model is compared with; trained here, or `adopted`.
+    """
 
     variant: str
     name: str
@@ -123,6 +126,13 @@ class Facts:
     stages: tuple[StageFacts, ...]
     benchmarks: tuple[BenchmarkFacts, ...]
     weights: dict[str, str]
+    first_stage: str
+    adopted: bool
+
+    @property
+    def first_title(self) -> str:
+        """What the columns about the first checkpoint are called."""
+        return f"after {STAGE_TITLES[self.first_stage].lower()}"
 
     @property
     def samples(self) -> int:
@@ -145,8 +155,13 @@ def collect_facts(settings: Settings, catalog: Catalog, variant: str, root: Path
         confidence=float(scores["confidence"]),
         datasets=tuple(_dataset(catalog, name, tuple(of), root) for name, of in used.items()),
         stages=stages,
-        benchmarks=tuple(_benchmark(catalog, variant, name, value) for name, value in scores["benchmarks"].items()),
+        benchmarks=tuple(
+            _benchmark(catalog, variant, chosen.first_stage, name, value)
+            for name, value in scores["benchmarks"].items()
+        ),
         weights=dict(scores["checkpoints"]["stage2"]),
+        first_stage=chosen.first_stage,
+        adopted=chosen.adopted is not None,
     )
 
 
@@ -204,19 +219,22 @@ def _rows(path: Path, made_by: str) -> list[dict[str, str]]:
         raise PublishError(f"{path} is missing: run `dvc repro {made_by}`") from None
 
 
-def _benchmark(catalog: Catalog, variant: str, name: str, value: dict[str, Any]) -> BenchmarkFacts:
+def _benchmark(catalog: Catalog, variant: str, first: str, name: str, value: dict[str, Any]) -> BenchmarkFacts:
     scores: dict[str, dict[str, Any]] = {}
     for row in value["rows"]:
         scores.setdefault(row["group"], {})[row["system"]] = row
     margins = {row["group"]: Score(row["margin"], row["low"], row["high"]) for row in value["margins"]}
+    systems = (f"{variant} stage2", f"{variant} {first}", GREY, PRIOR)
     groups = tuple(
-        Group(
-            group, rows[f"{variant} stage2"]["n"], _score(rows[f"{variant} stage2"]), _score(rows[f"{variant} stage1"]),
-            _score(rows[GREY]), _score(rows[PRIOR]), margins[group],
-        )
+        _group(group, [rows[system] for system in systems], margins[group])
         for group, rows in sorted(scores.items(), key=lambda item: _rank(item[0]))
-    )  # fmt: skip
+    )
     return BenchmarkFacts(name, catalog.benchmark(name).title, value["questions"], value["pictures"], groups)
+
+
+def _group(name: str, rows: list[dict[str, Any]], margin: Score) -> Group:
+    model, first, grey, prior = map(_score, rows)
+    return Group(name, rows[0]["n"], model, first, grey, prior, margin)
 
 
 def _rank(group: str) -> tuple[int, str]:

@@ -6,13 +6,11 @@ from typing import Any
 
 from fusion.evaluate.columns.entries import load_columns
 from fusion.hashing import json_sha256
+from fusion.lineage.outside import ADOPT
 from fusion.lineage.records import RECORDS, Record, read_records
 from fusion.publish.errors import PublishError
 from fusion.settings import Settings
 from fusion.zoo.own import OwnModel, OwnScore
-
-ADOPT = "adopt"
-"""Records of `fusion adopt` are those of stages named adopt@NAME."""
 
 
 def own_models(settings: Settings, root: Path = Path(".")) -> list[OwnModel]:

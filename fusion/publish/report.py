@@ -112,7 +112,9 @@ def write_report(settings: Settings, catalog: Catalog, variant: str, root: Path 
     partial = path.with_name(".report.partial")
     partial.write_text(re.sub(r"\n\s*\n+", "\n", page), encoding="utf-8")
     partial.replace(path)
-    all_stages(variant, stage_panels(variant, root)).save(path.with_name("curves.png"), optimize=True)
+    all_stages(variant, stage_panels(variant, settings.variant(variant).stage_names, root)).save(
+        path.with_name("curves.png"), optimize=True
+    )
     return path
 
 

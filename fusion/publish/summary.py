@@ -59,13 +59,13 @@ def _scores(facts: Facts) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name in ("benchmark", "questions"):
         table.add_column(name)
-    for name in ("n", "trained", "grey picture", "question only", "gained by looking", "after stage 1"):
+    for name in ("n", "trained", "grey picture", "question only", "gained by looking", facts.first_title):
         table.add_column(name, justify="right")
     for benchmark in facts.benchmarks:
         for index, group in enumerate(benchmark.groups):
             table.add_row(
                 benchmark.name if index == 0 else "", group.title.lower(), thousands(group.n),
                 Text(score(group.model), "bold"), percent(group.grey.accuracy), percent(group.prior.accuracy),
-                signed(group.margin), percent(group.stage1.accuracy),
+                signed(group.margin), percent(group.first.accuracy),
             )  # fmt: skip
     return table

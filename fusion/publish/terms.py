@@ -88,6 +88,11 @@ def review(settings: Settings, catalog: Catalog, variant: str, root: Path = Path
     for dataset in dict.fromkeys(getattr(chosen.data, stage) for stage in chosen.stage_names):
         for name, source in catalog.dataset(dataset).sources.items():
             _source(f"{dataset}/{name}", source.licence, facts, state)
+    if chosen.adopted:
+        what = f"{variant}/{chosen.adopted}, which was adopted"
+        state.licences.setdefault("unknown", []).append(f"the data of {what}")
+        state.commercial = False
+        state.conflict(f"adopted:{variant}/{chosen.adopted}", f"{what}: the licences of its data are not known here")
     conflicts = tuple(Conflict(one.id, one.what, overrides.get(one.id)) for one in state.conflicts.values())
     return Review(
         variant, chosen.publish_as, state.licences, state.duties, conflicts, state.commercial,

@@ -145,10 +145,10 @@ def _facts_of(facts: Facts, stage: str, name: str) -> Facts:
 
 
 def _curves(variant: str, own: Facts, root: Path, folder: Path) -> None:
-    stages = {one.name for one in own.stages}
-    panels = {stage: columns for stage, columns in stage_panels(variant, root).items() if stage in stages}
     buffer = io.BytesIO()
-    all_stages(own.name, panels).save(buffer, "PNG", optimize=True)
+    all_stages(own.name, stage_panels(variant, [one.name for one in own.stages], root)).save(
+        buffer, "PNG", optimize=True
+    )
     (folder / CURVES).write_bytes(buffer.getvalue())
 
 

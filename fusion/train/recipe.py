@@ -140,7 +140,7 @@ def make_recipe(settings: Settings, variant: str, stage: Stage, root: Path = Pat
     return Recipe(
         variant=variant,
         stage=stage,
-        before=("base", *chosen.stage_names)[chosen.stage_names.index(stage)],
+        before=chosen.chain[chosen.stage_names.index(stage)],
         seed=settings.seed(variant),
         dataset=getattr(chosen.data, stage),
         tokenizer=chosen.data.tokenizer,

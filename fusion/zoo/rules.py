@@ -78,8 +78,7 @@ def check_parent(parent: Path, variant: Variant, stage: Stage, root: Path = Path
     Source: published model zoo, note on the stage weights.
     """
     check_same_base(checkpoint_identity(parent), variant_identity(variant, root), str(parent))
-    chain = ("base", *variant.stage_names)
-    wanted, said = chain[chain.index(stage) - 1], checkpoint_stage(parent)
+    wanted, said = variant.chain[variant.chain.index(stage) - 1], checkpoint_stage(parent)
     if said is not None and said != wanted:
         raise ZooError(f"{parent} is a {said} checkpoint, and {stage} continues one of {wanted}")
 

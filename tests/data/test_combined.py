@@ -130,6 +130,7 @@ def test_a_variant_without_stage_1_5_trains_stage_2_behind_stage_1(tmp_path: Pat
     chosen = select(settings, catalog)
     assert chosen["builds"]["merged"] == {
         "before_stage2": "stage1", "stage1": "micro-stage1", "stage1_5": "both", "stage2": "both",
+        "first_stage": "stage1", "first_curves": "stage1", "middle_curves": "stage1",
     }  # fmt: skip
     assert chosen["with_stage1_5"] == {}
     assert set(chosen["datasets"]) == {"micro-stage1", "both"}, "the others are not built by themselves"

@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_stage_has_a_picture_and_equal_numbers_give_equal_bytes(root: Path) -> None:
-    folder = draw_curves("tiny", root)
+    folder = draw_curves("tiny", STAGES, root)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == {"stage1.png", "stage1_5.png", "stage2.png", "all.png"}
     sizes = {}
@@ -50,7 +50,7 @@ def test_each_stage_has_a_picture_and_equal_numbers_give_equal_bytes(root: Path)
             sizes[name] = picture.size
             assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20, "lines, not a white page"
     assert sizes["stage1.png"][1] == sizes["all.png"][1] and sizes["all.png"][0] > sizes["stage1.png"][0]
-    draw_curves("tiny", root)
+    draw_curves("tiny", STAGES, root)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
@@ -58,7 +58,7 @@ def test_what_is_missing_is_named_with_the_stage_that_makes_it(root: Path, tmp_p
     shutil.copytree(root / "results/tiny", tmp_path / "results/tiny")
     (tmp_path / "results/tiny/stage1_5/loss_by_source.csv").unlink()
     with pytest.raises(PublishError, match=r"loss_by_source\.csv is missing: run `dvc repro train_stage1_5@tiny`"):
-        draw_curves("tiny", tmp_path)
+        draw_curves("tiny", STAGES, tmp_path)
 
 
 def coloured(picture: Image.Image, colour: tuple[int, int, int]) -> set[int]:
