@@ -101,7 +101,7 @@ def make_plan(
             model,
             found[stage],
             advise(model, [one for one in found[stage] if size in (None, one.micro_batch)]),
-            _as_set(model, hardware),
+            _as_set(model, settings.hardware(variant, stage)),
         )
         for stage, model in models.items()
     }

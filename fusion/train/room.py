@@ -55,19 +55,19 @@ def check_memory(recipe: Recipe, elements: Elements, available: int | None = Non
     if recipe.hardware.device == "cpu":
         states = model_states(elements.all, elements.trained, _size(recipe), _zero(recipe), recipe.hardware.ranks)
         needed, what = here * (states.lasting + states.gradients), "weights, gradients and AdamW's moments"
-        help = "fewer hardware.ranks, a higher training.zero_stage, or fewer trained_parts"
+        advice = "fewer hardware.ranks, a higher training.zero_stage, or fewer trained_parts"
     else:
         ranks, offload = recipe.hardware.ranks, recipe.hardware.offload_optimizer
         accumulation = -(-recipe.settings.global_batch // (ranks * recipe.hardware.micro_batch))
         offloaded = host_bytes(elements.trained, ranks, _size(recipe), accumulation) if offload else 0.0
         needed, what = here * max(4.0 * elements.all, offloaded), "the weights as they are read"
         what += " and the offloaded optimiser" * (offloaded > 0)
-        help = "fewer ranks on each machine (launch.ranks_per_node), or machines with more memory"
+        advice = "fewer ranks on each machine (launch.ranks_per_node), or machines with more memory"
     free = psutil.virtual_memory().available if available is None else available
     if needed > free:
         raise OutOfMemory(
             f"{recipe.stage} of {recipe.variant} needs {_giga(needed)} for {what} of {here} rank(s) alone, and "
-            f"{_giga(free)} of memory are available: {help}"
+            f"{_giga(free)} of memory are available: {advice}"
         )
 
 

@@ -55,8 +55,8 @@ def test_from_an_adopted_checkpoint_to_the_package(project: Project) -> None:
     lineage = json.loads((root / f"packages/{NAME}/lineage.json").read_text(encoding="utf-8"))
     assert f"adopt@{NAME}-stage1_5" in json.dumps(lineage), "the record of where it came from goes along"
     assert executed(project.repro()) == []
-    verified = project.run("fusion", "lineage", NAME, "--verify").stdout
-    assert f"adopt@{NAME}-stage1_5" in verified and "0 CHANGED, 0 not here" in verified
+    verified = project.run("fusion", "lineage", NAME, "--verify")
+    assert f"adopt@{NAME}-stage1_5" in verified.stdout and "0 CHANGED, 0 not here" in verified.stderr
     told = project.run("fusion", "licence", NAME, check=False)
     assert "the licences of its data are not known here" in told.stdout + told.stderr
 

@@ -262,3 +262,12 @@ def test_the_advice_can_be_written_into_params_yaml() -> None:
         assert stage.as_set == plan.stages[name].advised == stage.advised
         other = facts["stages"][name]["fallback"]
         assert other["memory_bytes"]["total"] <= 0.8 * stage.advised.total and other["fits"]
+
+
+def test_a_stage_is_set_as_its_own_hardware_says() -> None:
+    document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    document["variants"]["fusion-phi35-3b"]["stages"]["stage2"]["hardware"] = {"micro_batch": 2}
+    plan = make_plan(Settings.model_validate(document), CATALOG, "fusion-phi35-3b", gpus=32, root=ROOT)
+    assert {name: stage.as_set.micro_batch for name, stage in plan.stages.items()} == {
+        "stage1": 4, "stage1_5": 4, "stage2": 2,
+    }  # fmt: skip
