@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fusion.lineage.family import Family, Member
+from fusion.lineage.outside import ADOPT
 from fusion.lineage.verify import SAME, Verified
 from fusion.lineage.view import group_of, licence_of, licence_text, source_of
 
@@ -83,7 +84,10 @@ def _layout(
             continue
         box = Box(ids[member.key], name, [sha[:12] for sha in list(member.record.outputs.values())[:1]], bad=damaged)
         boxes.append(box)
-        if name == "base":
+        variant, stage = _adopted_place(member)
+        if stage:
+            rows.setdefault(variant, {}).setdefault(stage, []).append(box)
+        elif name == "base":
             rows.setdefault(item, {}).setdefault("base", []).append(box)
         elif name.startswith("train_") and name.removeprefix("train_") in STAGES:
             stage = name.removeprefix("train_")
@@ -99,6 +103,12 @@ def _layout(
     for group, box in sets.items():
         columns[used.get(group, "end")].append(box)
     return boxes + list(sets.values()), columns, list(rows.items()), others
+
+
+def _adopted_place(member: Member) -> tuple[str, str]:
+    """Variant and stage in whose place a checkpoint was adopted; empty for everything else."""
+    variant, _, stage = next(iter(member.record.outputs), "").removeprefix("checkpoints/").partition("/")
+    return (variant, stage) if member.stage.startswith(f"{ADOPT}@") and stage in STAGES else ("", "")
 
 
 def _into_set(box: Box, member: Member, members: Mapping[str, Member], ids: Mapping[str, str], damaged: bool) -> None:
