@@ -52,7 +52,7 @@ def tell(found: Review) -> str:
     if found.default_name != found.publish_as:
         lines.append(f"a name that complies: {found.default_name}")
     use = "commercial use is not ruled out" if found.commercial else "not for commercial use, as far as is known"
-    lines.append(
-        f"{use}; " + (f"publishing is refused: {len(found.open)} conflicts" if found.open else "it may be published")
-    )
+    count = len(found.open)
+    refused = f"publishing is refused: {count} conflict{'s' * (count > 1)}"
+    lines.append(f"{use}; {refused if count else 'it may be published'}")
     return "\n".join(lines)
