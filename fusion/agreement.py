@@ -45,6 +45,22 @@ def check_blocks(settings: Settings) -> None:
     _raise(lines)
 
 
+def check_tokenizers(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
+    """Raises `SettingsError` for tokenizers of the Hub of which no commit is named, in data sets of `run.variants`.
+
+    Apart from the others because nothing has to be pinned before it is used: `fusion plan` works without.
+    """
+    variants = [settings.variant(name) for name in settings.run.variants]
+    lines = []
+    for name in dict.fromkeys(getattr(variant.data, stage) for variant in variants for stage in variant.stage_names):
+        whole = catalog.dataset(name)
+        # What a data set that combines others counts with stands in their entries.
+        for dataset in whole.combines or [name]:
+            lines += catalog.unpinned_tokenizers(dataset, whole.tokenizers, root)
+    if lines:
+        raise SettingsError("\n".join(["tokenizers of data/catalog/ are not pinned:", *dict.fromkeys(lines)]))
+
+
 def _raise(lines: list[str]) -> None:
     if lines:
         count = f"{len(lines)} setting{'' if len(lines) == 1 else 's'}"
