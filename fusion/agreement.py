@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusion.data.catalog import Catalog
+from fusion.data.catalog import COMMIT, Catalog
 from fusion.data.ingest.origin import BenchmarkOrigin, EmbeddedOrigin, PublishedOrigin
 from fusion.documents import did_you_mean
 from fusion.errors import FusionError
@@ -59,6 +59,37 @@ def check_adopted(settings: Settings, root: Path = Path()) -> None:
                 f"`fusion adopt CHECKPOINT --as {name}/{stage}`"
             )
     _raise(lines)
+
+
+def check_pins(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
+    """Raises `SettingsError` for what `run.variants` take from the Hub without naming a commit.
+
+    Tokenizers of their data sets, and their base models. Apart from the others because nothing has to be pinned before
+    it is used: `fusion plan` works without.
+    """
+    lines = []
+    for name in settings.run.variants:
+        variant = settings.variant(name)
+        for dataset in (getattr(variant.data, stage) for stage in variant.stage_names):
+            whole = catalog.dataset(dataset)
+            # What a data set that combines others counts with stands in their entries.
+            for member in whole.combines or [dataset]:
+                lines += catalog.unpinned_tokenizers(member, whole.tokenizers, root)
+        if variant.adopted is None:
+            lines += [f"params.yaml: variants.{name}.base.{line}" for line in _unpinned_bases(variant, root)]
+    if lines:
+        raise SettingsError("\n".join(["what comes from the Hub is not pinned:", *dict.fromkeys(lines)]))
+
+
+def _unpinned_bases(variant: Variant, root: Path) -> Iterator[str]:
+    for field, part in (("llm", variant.base.llm), ("tower", variant.base.tower)):
+        if part.name is None or (root / part.name).is_dir() or COMMIT.fullmatch(part.revision or ""):
+            continue
+        given = f"`{part.revision}` can move" if part.revision else "missing"
+        yield (
+            f"{field}.revision: {given}: which weights of {part.name} training began with could not be told later. "
+            "Write a commit of 40 digits, or download the model and give its folder as `name`"
+        )
 
 
 def _raise(lines: list[str]) -> None:

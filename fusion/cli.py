@@ -87,7 +87,7 @@ def settings(
     write: Annotated[bool, typer.Option("--write", help="Bring data/pipeline.yaml up to date.")] = False,
 ) -> None:
     """Check params.yaml and the catalog, that they fit each other, data/pipeline.yaml, and what lies in data/."""
-    from fusion.agreement import check_adopted, check_agreement, check_blocks
+    from fusion.agreement import check_adopted, check_agreement, check_blocks, check_pins
     from fusion.data.catalog import load_catalog
     from fusion.data.leftovers import check_leftovers
     from fusion.selection import check_pipeline, write_pipeline
@@ -96,6 +96,7 @@ def settings(
     catalog = load_catalog(Path("data/catalog"))
     check_agreement(checked, catalog)
     check_blocks(checked)
+    check_pins(checked, catalog)
     if write:
         changed = write_pipeline(checked, catalog)
         print("data/pipeline.yaml " + ("was brought up to date" if changed else "is up to date"))

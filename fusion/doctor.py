@@ -114,7 +114,7 @@ def settings(root: Path) -> Finding:
 
 def catalog(root: Path) -> Finding:
     """The catalog is right, and params.yaml and data/pipeline.yaml fit it."""
-    from fusion.agreement import check_agreement, check_blocks
+    from fusion.agreement import check_agreement, check_blocks, check_pins
     from fusion.data.catalog import load_catalog
     from fusion.selection import check_pipeline
 
@@ -122,6 +122,7 @@ def catalog(root: Path) -> Finding:
     checked = load_settings(root / "params.yaml")
     check_agreement(checked, loaded, root)
     check_blocks(checked)
+    check_pins(checked, loaded, root)
     check_pipeline(checked, loaded, root)
     sources = sum(len(dataset.sources) for dataset in loaded.datasets.values())
     return True, f"{len(loaded.datasets)} data sets, {sources} sources, {len(loaded.benchmarks)} benchmarks"

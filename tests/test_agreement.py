@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fusion.agreement import check_agreement, check_blocks
+from fusion.agreement import check_agreement, check_blocks, check_pins
 from fusion.data.catalog import load_catalog
 from fusion.settings import SettingsError, load_settings
 
@@ -35,10 +35,12 @@ class Copy:
         (self.root / file).write_text(yaml.safe_dump(document), encoding="utf-8")
 
     def check(self) -> None:
-        """Both checks."""
+        """All checks."""
         settings = load_settings(self.root / "params.yaml")
-        check_agreement(settings, load_catalog(self.root / "data/catalog"), self.root)
+        catalog = load_catalog(self.root / "data/catalog")
+        check_agreement(settings, catalog, self.root)
         check_blocks(settings)
+        check_pins(settings, catalog, self.root)
 
 
 @pytest.fixture
@@ -107,3 +109,57 @@ def test_a_folder_may_stand_for_the_tokenizer_of_the_hub(copy: Copy, tmp_path: P
     copy.edit("params.yaml", "variants.fusion-phi35-3b.base.llm.name", "microsoft/phi-2")
     with pytest.raises(SettingsError, match="counted with microsoft/Phi-3"):
         copy.check()
+
+
+def test_what_comes_from_the_hub_is_of_one_commit(copy: Copy) -> None:
+    """Demanded of run.variants alone, all at once, with the key to change."""
+    copy.edit("params.yaml", "run.variants", ["micro", "fusion-phi35-3b"])
+    file = "data/catalog/published.yaml"
+    sets = ["fusion-pretrain-10m", "fusion-5m-stage1_5", "fusion-7m-stage2"]
+    with pytest.raises(SettingsError) as caught:
+        copy.check()
+    head, *lines = str(caught.value).splitlines()
+    assert head == "what comes from the Hub is not pinned:" and len(lines) == 8
+    for name in sets:
+        where = f"{file}: datasets.{name}.tokenizers.phi35: the catalog pins no revision of microsoft/Phi-3.5-mini-"
+        assert any(where in line for line in lines)
+    for part in ("llm", "tower"):
+        key = f"variants.fusion-phi35-3b.base.{part}.revision"
+        assert any(line.startswith(f"params.yaml: {key}: missing: which weights of ") for line in lines)
+        copy.edit("params.yaml", key, "main")
+        with pytest.raises(SettingsError, match=rf"base\.{part}\.revision: `main` can move"):
+            copy.check()
+        copy.edit("params.yaml", key, "c0ffee" * 6 + "abcd")
+    (copy.root / "phi").mkdir()
+    for name in sets:
+        copy.edit(file, f"datasets.{name}.tokenizers.phi35.revision", "c0ffee" * 6 + "abcd")
+        copy.edit(file, f"datasets.{name}.tokenizers.llama31.revision", "main")
+    with pytest.raises(SettingsError, match=r"llama31: `main` of meta-llama/\S+ is no commit of 40 digits"):
+        copy.check()
+    for name in sets:
+        copy.edit(file, f"datasets.{name}.tokenizers.llama31", {"name": "phi", "template": "llama_3"})
+    copy.check()
+
+
+def test_tokenizers_of_a_combined_data_set_are_named_where_they_stand(copy: Copy) -> None:
+    for name in ("micro-stage1", "micro-stage2"):
+        copy.edit(
+            "data/catalog/micro.yaml", f"datasets.{name}.tokenizers.other", {"name": "some/one", "template": "phi_3"}
+        )
+    both = {"title": "both", "for_stage": "stage2", "combines": ["micro-stage1", "micro-stage2"]}
+    copy.edit("data/catalog/micro.yaml", "datasets.both", both)
+    copy.edit("params.yaml", "run.variants", ["micro"])
+    copy.edit("params.yaml", "variants.micro.stages.stage1_5", None)
+    copy.edit(
+        "params.yaml",
+        "variants.micro.data",
+        {"stage1": "micro-stage1", "stage1_5": None, "stage2": "both", "tokenizer": "tiny"},
+    )
+    with pytest.raises(SettingsError) as caught:
+        copy.check()
+    assert [
+        line.partition(": the catalog pins no revision of some/one")[0] for line in str(caught.value).splitlines()[1:]
+    ] == [
+        f"{copy.root}/data/catalog/micro.yaml: datasets.{name}.tokenizers.other"
+        for name in ("micro-stage1", "micro-stage2")
+    ]

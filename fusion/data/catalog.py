@@ -5,7 +5,7 @@ message names the file and the key.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from fusion.documents import did_you_mean, dotted, faults, read_yaml
 T = TypeVar("T")
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 SECTIONS = ("datasets", "benchmarks")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 Name = Annotated[str, Field(pattern=NAME.pattern)]
 SAMPLING = re.compile(r"^(all|(first|end|random):[1-9][0-9]*|(100|[1-9]?[0-9])(\.[0-9]+)?%)$")
 
@@ -45,6 +46,21 @@ class TokenizerEntry(Entry):
     name: str
     revision: str | None = None
     template: Literal["phi_3", "llama_3"]
+
+    def unpinned(self, root: Path = Path()) -> str | None:
+        """What to say of a tokenizer that the Hub has and no commit is named of; None for a pinned one or a folder."""
+        if (root / self.name).exists() or self.name.startswith(("data/", "./", "/")):
+            return None
+        if self.revision is None:
+            told = f"the catalog pins no revision of {self.name}"
+        elif not COMMIT.fullmatch(self.revision):
+            told = f"`{self.revision}` of {self.name} is no commit of 40 digits, and a branch or tag can move"
+        else:
+            return None
+        return (
+            f"{told}: which tokens were counted could not be told later. Write the commit to use as `revision`, or "
+            "download the tokenizer and give its folder as `name`"
+        )
 
 
 class Source(Entry):
@@ -150,6 +166,12 @@ class Catalog(Entry):
     def source(self, dataset: str, name: str) -> Source:
         """The source `name` of a data set; raises `CatalogError` naming the known ones."""
         return _known(self.dataset(dataset).sources, name, f"source of `{dataset}`")
+
+    def unpinned_tokenizers(self, dataset: str, names: Iterable[str], root: Path = Path()) -> list[str]:
+        """One line, with file and key, for each of the tokenizers `names` of a data set of which no commit is named."""
+        entry = self.dataset(dataset)
+        told = {name: entry.tokenizers[name].unpinned(root) for name in sorted(names)}
+        return [f"{entry.file}: datasets.{dataset}.tokenizers.{name}: {line}" for name, line in told.items() if line]
 
     def benchmark(self, name: str) -> Benchmark:
         """The benchmark `name`; raises `CatalogError` naming the known ones."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fusion.data.benchmarks import build_benchmark
+from fusion.data.curate import near_pictures
 from fusion.data.curate.base import load_blocks
 from fusion.data.errors import DataError
 from fusion.hashing import file_sha256
@@ -180,6 +181,21 @@ def test_duplicates(workshop: Workshop):
         7: "near-duplicates/similar-text",
         9: "exact-duplicates/same-text",
     }
+
+
+def test_a_cluster_is_decided_the_same_however_few_pairs_are_held(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """Two pictures in several shades, taken in turn: of each the first stays."""
+    records: list[tuple[dict[str, Any], bytes | None]] = []
+    for number, share in enumerate([1.0, 0.97, 0.98, 0.96, 0.99, 0.95, 0.94]):
+        file = io.BytesIO()
+        levels = [int(value * share) for value in range(256)] * 3
+        Image.open(io.BytesIO(picture(5 + number % 2, (96, 80)))).point(levels).save(file, "PNG")
+        records.append((sample(number + 1, f"words {number}"), file.getvalue()))
+    reasons = _of(workshop, records)
+    assert reasons == dict.fromkeys(range(3, 8), "near-duplicates/similar-picture")
+    before = workshop.curate()[1]
+    monkeypatch.setattr(near_pictures, "MOST_PAIRS", 0)
+    assert workshop.curate()[1].equals(before)
 
 
 def test_pictures_of_another_colour_are_no_duplicates(workshop: Workshop):

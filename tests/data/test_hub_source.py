@@ -99,6 +99,24 @@ def test_what_the_repository_lacks_is_named(workshop: Workshop, hub: Hub, source
         workshop.ingest("s")
 
 
+def test_pictures_that_lie_elsewhere_in_the_repository_are_told(
+    workshop: Workshop, hub: Hub, source: dict[str, Any], tmp_path: Path
+):
+    """Before anything is loaded where the entry names the place, and at the first picture where it is the usual one."""
+    (workshop.published / "parts").mkdir()
+    (workshop.published / "s.tar").rename(workshop.published / "parts/s.tar")
+    there = r"What is there: parts/, s\.json, with the archives parts/s\.tar\. "
+    with pytest.raises(IngestError, match=rf"{REPO}@{COMMIT}: s\.tar is missing: .*{there}.*`images` of .* s\.json in"):
+        workshop.ingest("s")
+    assert not list(tmp_path.glob("cache/**/*.json"))
+    del source["images"]
+    told = rf"shapes/s: row 0 names the picture 0\.png, but {REPO}@{COMMIT} has no file in images, .*{there}"
+    with pytest.raises(IngestError, match=rf"{told}.*test\.yaml: datasets\.shapes\.sources\.s\.origin\.images"):
+        workshop.ingest("s")
+    source["images"] = ["parts/s.tar"]
+    assert workshop.shard("s")["row"].to_list() == [0, 1, 2]
+
+
 def test_a_download_that_is_not_what_was_published_is_refused(workshop: Workshop, hub: Hub):
     hub.repositories[REPO].corrupt.add("s.tar")
     with pytest.raises(IngestError, match=r"s\.tar has the sha256 \w+, but was published with \w+.*Delete"):

@@ -81,6 +81,40 @@ def test_what_is_missing_is_named(workshop: Workshop):
         workshop.ingest("s")
 
 
+def test_rows_with_pictures_stop_where_none_can_lie(workshop: Workshop):
+    """At the first of them: the broken row behind it is not reached. What is there, and the key to change, are told."""
+    text = {"conversations": talk("a question", "an answer")}
+    workshop.add("s", b"\n".join([json.dumps(record).encode() for record in (text, sample(7))] + [b"{broken"]))
+    (workshop.published / "pictures").mkdir()
+    (workshop.published / "pictures/part-1.zip").write_bytes(b"")
+    for number in range(9):
+        (workshop.published / f"other-{number}.json").write_text("[]")
+    for create in (lambda: None, (workshop.published / "images").mkdir):
+        create()  # an empty folder holds none either
+        with pytest.raises(IngestError) as caught:
+            workshop.ingest("s")
+        told = str(caught.value)
+        assert f"{DATASET}/s: row 1 names the picture 7.png, but {workshop.published} has no file in images," in told
+        assert " and 3 more, with the archives pictures/part-1.zip." in told or " and 4 more, with" in told
+        assert told.endswith(f"test.yaml: datasets.{DATASET}.sources.s.origin.images")
+    (workshop.published / "images/7.png").write_bytes(picture())
+    with pytest.raises(IngestError, match="not valid JSON"):
+        workshop.ingest("s")
+
+
+def test_a_place_that_the_entry_names_is_missing_before_rows_are_read(workshop: Workshop):
+    workshop.add("s", b"{broken")
+    workshop.sources["s"]["origin"]["images"] = ["gone.tar"]
+    told = r"gone\.tar is missing: .* What is there: s\.json\. .*datasets\.shapes\.sources\.s\.origin\.images$"
+    with pytest.raises(IngestError, match=told):
+        workshop.ingest("s")
+
+
+def test_rows_of_text_alone_need_no_place_for_pictures(workshop: Workshop):
+    workshop.add("s", [{"conversations": talk("a question", "an answer")}])
+    assert len(workshop.shard("s")) == 1
+
+
 def test_a_compressed_tar_is_refused_with_advice(workshop: Workshop):
     workshop.add("s", [sample(0)])
     (workshop.published / "s.tar.gz").write_bytes(b"x")

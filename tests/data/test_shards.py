@@ -21,7 +21,7 @@ from fusion.data.sharding.shards import shard_source
 from fusion.data.store.folders import full_disk_named, output_folder
 from fusion.data.store.tars import TarWriter
 from fusion.hashing import file_sha256
-from tests.data.workshop import DATASET, Workshop, picture, sample, talk
+from tests.data.workshop import DATASET, TOKENIZER, Workshop, picture, sample, talk
 
 
 def _png_of_claimed_size(width: int, height: int) -> bytes:
@@ -43,6 +43,15 @@ def _add_sound(workshop: Workshop, count: int = 9) -> None:
     images = {f"{number}.png": picture(number // 2) for number in range(count)}
     records = [sample(number) for number in range(count)] + [{"conversations": talk("two and two?", "four")}]
     workshop.add("s", records, images, container="tar")
+
+
+def test_tokens_are_not_counted_with_a_tokenizer_that_can_move(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    _add_sound(workshop)
+    workshop.ingest("s")
+    monkeypatch.setitem(TOKENIZER, "other", {"name": "some/one", "template": "phi_3"})
+    told = r"test\.yaml: datasets\.shapes\.tokenizers\.other: the catalog pins no revision"
+    with pytest.raises(DataError, match=told):
+        workshop.shard_only("s")
 
 
 def test_bad_pictures_are_rejected_with_their_own_reasons(workshop: Workshop):

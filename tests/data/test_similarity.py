@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.data.curate import words
-from fusion.data.curate.hamming import distance, near_pairs, near_pairs_within
+from fusion.data.curate import hamming, words
+from fusion.data.curate.greedy import GRID, Greedy
+from fusion.data.curate.hamming import colour_difference, distance, near_batches, near_pairs, near_pairs_within
 from fusion.data.curate.minhash import similar_pairs, word_grams
 
 
@@ -29,6 +30,12 @@ def test_near_hashes_are_all_found(seed: int, limit: int, count: int):
     half = count // 2
     wanted = [[i, j] for i in range(half) for j in range(count) if distance(raw[i], raw[j]) <= limit]
     assert near_pairs(hashes[:half], hashes, limit).tolist() == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hamming, "_CANDIDATES", 3)
+        assert near_pairs(hashes[:half], hashes, limit).tolist() == wanted
+        batches = list(near_batches(hashes[:half], hashes, limit))
+    assert all(len(batch) <= 3 for batch in batches)
+    assert sorted(pair for batch in batches for pair in batch.tolist()) == wanted
 
 
 def _shingles(text: str) -> set[tuple[str, ...]]:
@@ -103,7 +110,10 @@ def test_near_hashes_within_one_set_are_all_found(seed: int, limit: int, count: 
     hashes = np.packbits(generator.random((count, 256)) < 0.03, axis=1)
     raw = [row.tobytes() for row in hashes]
     wanted = [[i, j] for i in range(count) for j in range(i + 1, count) if distance(raw[i], raw[j]) <= limit]
-    assert near_pairs_within(hashes, limit).tolist() == wanted
+    pairs = near_pairs_within(hashes, limit, len(wanted))
+    assert pairs is not None and pairs.tolist() == wanted
+    if wanted:
+        assert near_pairs_within(hashes, limit, len(wanted) - 1) is None
 
 
 def test_one_cluster_is_kept_once_and_not_once_a_band():
@@ -113,11 +123,76 @@ def test_one_cluster_is_kept_once_and_not_once_a_band():
     for row in bits:
         row[generator.choice(256, 5, replace=False)] = True
     tracemalloc.start()
-    pairs = near_pairs_within(np.packbits(bits, axis=1), 10)
+    pairs = near_pairs_within(np.packbits(bits, axis=1), 10, 2_000_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(pairs) == 2000 * 1999 // 2 and (pairs[:, 0] < pairs[:, 1]).all()
+    assert pairs is not None and len(pairs) == 2000 * 1999 // 2 and (pairs[:, 0] < pairs[:, 1]).all()
     assert peak < 250_000_000, peak
+
+
+def _plainly(hashes: list[bytes], limits: list[int], colours: list[bytes]) -> list[tuple[int, int, int]]:
+    """Place, bits and place of the other of each picture that goes, one after the other."""
+    kept: list[int] = []
+    gone = []
+    for place, limit in enumerate(limits):
+        close = [
+            (bits, other)
+            for other in kept
+            if (bits := distance(hashes[place], hashes[other])) <= limit
+            and colour_difference(colours[place], colours[other]) <= 16
+        ]
+        if close:
+            gone.append((place, *min(close)))
+        else:
+            kept.append(place)
+    return gone
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(0, 50),
+    clusters=st.integers(1, 4),
+    changed=st.integers(0, 6),
+    shades=st.integers(1, 4),
+    limits=st.lists(st.integers(1, 15), min_size=1, max_size=3),
+    most=st.integers(0, 30),
+)
+def test_what_stays_does_not_depend_on_how_many_pairs_are_held(
+    seed: int, count: int, clusters: int, changed: int, shades: int, limits: list[int], most: int
+):
+    generator = np.random.default_rng(seed)
+    bits = (generator.random((clusters, 256)) < 0.02)[generator.integers(0, clusters, count)]
+    for row in bits:
+        row[generator.choice(256, generator.integers(0, changed + 1), replace=False)] ^= True
+    hashes = np.packbits(bits, axis=1)
+    # Steps of 12: one is alike, two are not.
+    shade = 12 * generator.integers(0, shades, count)
+    colours = np.repeat(shade[:, None], GRID, axis=1).astype(np.uint8)
+    own = generator.choice(np.array(limits), count).astype(np.int64)
+    wanted = _plainly([row.tobytes() for row in hashes], own.tolist(), [row.tobytes() for row in colours])
+    for held in (most, 10_000):
+        greedy = Greedy(hashes, own, colours, 16.0, held)
+        greedy.decide(np.arange(count), near_pairs_within(hashes, max(limits), held))
+        assert [*zip(*(column.tolist() for column in greedy.dropped()), strict=True)] == wanted
+
+
+def test_ten_thousands_of_near_copies_take_neither_memory_nor_time():
+    """30,000 hashes, all near to one another: 450 million pairs, which would take 7 GB."""
+    count = 30_000
+    generator = np.random.default_rng(0)
+    bits = np.zeros((count, 256), np.bool_)
+    bits[np.arange(count)[:, None], generator.integers(0, 256, (count, 5))] = True
+    hashes, colours = np.packbits(bits, axis=1), np.zeros((count, GRID), np.uint8)
+    limits = np.full(count, 31)
+    tracemalloc.start()
+    greedy = Greedy(hashes, limits, colours, 16.0, 500_000)
+    greedy.decide(np.arange(count), near_pairs_within(hashes, 31, 500_000))
+    places, _, others = greedy.dropped()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert places.tolist() == list(range(1, count)) and set(others.tolist()) == {0}
+    assert peak < 600_000_000, peak
 
 
 def test_grams_do_not_reach_over_the_end_of_a_text():

@@ -20,21 +20,28 @@ _Words = npt.NDArray[np.uint64]
 
 def near_pairs(first: Hashes, second: Hashes, distance: int) -> Pairs:
     """All (i, j) with at most `distance` differing bits between `first[i]` and `second[j]`, sorted, each once."""
-    ours, theirs = _words(first), _words(second)
-    bands, found = _bands(distance), []
-    for number, (start, end) in enumerate(bands):
-        for left, right in _equal(_values(ours, start, end), _values(theirs, start, end)):
-            found.append(_near(ours, theirs, left, right, distance, bands[:number]))
-    return _sorted(found, len(theirs))
+    return _sorted(list(_found(first, second, distance)), len(second))
 
 
-def near_pairs_within(hashes: Hashes, distance: int) -> Pairs:
-    """All (i, j), i < j, with at most `distance` differing bits between `hashes[i]` and `hashes[j]`, as above."""
-    words = _words(hashes)
+def near_batches(first: Hashes, second: Hashes, distance: int) -> Iterator[Pairs]:
+    """The pairs of `near_pairs`, each once, in batches of bounded size and in no order that means anything."""
+    for numbers in _found(first, second, distance):
+        yield _pairs(numbers, len(second))
+
+
+def near_pairs_within(hashes: Hashes, distance: int, most: int) -> Pairs | None:
+    """All (i, j), i < j, with at most `distance` differing bits between `hashes[i]` and `hashes[j]`, as above.
+
+    None as soon as more than `most` are found: of n hashes all near to one another there are n * (n - 1) / 2.
+    """
+    words, count = _words(hashes), 0
     bands, found = _bands(distance), []
     for number, (start, end) in enumerate(bands):
         for left, right in _equal_within(_values(words, start, end)):
             found.append(_near(words, words, left, right, distance, bands[:number]))
+            count += len(found[-1])
+            if count > most:
+                return None
     return _sorted(found, len(words))
 
 
@@ -46,6 +53,15 @@ def distance(first: bytes, second: bytes) -> int:
 def colour_difference(first: bytes, second: bytes) -> float:
     """Mean absolute difference, 0-255, of two grids of mean colours (see fusion/data/store/pixels.py)."""
     return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)
+
+
+def _found(first: Hashes, second: Hashes, distance: int) -> Iterator[Pairs]:
+    """Near pairs as numbers (see `_near`), batch by batch."""
+    ours, theirs = _words(first), _words(second)
+    bands = _bands(distance)
+    for number, (start, end) in enumerate(bands):
+        for left, right in _equal(_values(ours, start, end), _values(theirs, start, end)):
+            yield _near(ours, theirs, left, right, distance, bands[:number])
 
 
 def _bands(distance: int) -> list[tuple[int, int]]:
@@ -85,6 +101,10 @@ def _sorted(found: list[Pairs], width: int) -> Pairs:
     numbers = np.concatenate([np.empty(0, np.int64), *found])
     found.clear()
     numbers.sort()
+    return _pairs(numbers, width)
+
+
+def _pairs(numbers: Pairs, width: int) -> Pairs:
     pairs = np.empty((len(numbers), 2), np.int64)
     np.divmod(numbers, max(width, 1), pairs[:, 0], pairs[:, 1])
     return pairs
@@ -118,12 +138,11 @@ def _equal_within(values: _Words) -> Iterator[tuple[Pairs, Pairs]]:
 def _spread(starts: Pairs, counts: Pairs) -> Iterator[tuple[Pairs, Pairs]]:
     """(i, starts[i]), (i, starts[i] + 1), ... of `counts[i]` for each i, in batches of bounded size."""
     ends = np.cumsum(counts)
-    start = 0
-    while start < len(counts):
-        before = int(ends[start - 1]) if start else 0
-        end = max(start + 1, int(np.searchsorted(ends, before + _CANDIDATES, "right")))
-        part = counts[start:end]
-        row = np.repeat(np.arange(start, end), part)
-        within = np.arange(len(row)) - np.repeat(ends[start:end] - part - before, part)
-        yield row, np.repeat(starts[start:end], part) + within
-        start = end
+    for start in range(0, int(ends[-1]) if len(ends) else 0, _CANDIDATES):
+        # A batch begins and ends inside a row: one may have as many candidates as there are hashes.
+        end = min(start + _CANDIDATES, int(ends[-1]))
+        low, high = int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, end, "left")) + 1
+        before = ends[low:high] - counts[low:high]
+        part = np.minimum(ends[low:high], end) - np.maximum(before, start)
+        row = np.repeat(np.arange(low, high), part)
+        yield row, np.repeat(starts[low:high] - before, part) + np.arange(start, end)

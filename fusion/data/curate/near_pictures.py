@@ -1,13 +1,11 @@
 """Pictures that look like an earlier one: hashes that differ in few bits, and colours that differ little."""
 
-from collections.abc import Iterator
-
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from fusion.data.curate.digests import Numbers, equal_rows, halves
-from fusion.data.curate.hamming import Hashes, colour_difference, distance, near_pairs_within
+from fusion.data.curate.greedy import GRID, Greedy, Grids
+from fusion.data.curate.hamming import Hashes, near_pairs_within
 from fusion.data.curate.samples import AT, Marks, Part, Positions, Samples
 from fusion.data.store.filled import filled
 
@@ -16,6 +14,9 @@ MIN_QUALITY = 50
 
 MAX_COLOUR_DIFFERENCE = 16.0
 """Of 255, on average over a picture: a red and a blue hat of one drawing have one hash, but are two pictures."""
+
+MOST_PAIRS = 2_000_000
+"""Pairs of near pictures that are held at a time; ten thousand near copies of one have fifty million."""
 
 SCHEMA = {AT: pl.UInt32(), "reason": pl.String(), "evidence": pl.String()}
 
@@ -29,31 +30,14 @@ def similar_pictures(samples: Samples) -> pl.DataFrame:
     del parts
     pictures = equal_rows(digests)
     shown = pictures.first
-    looks = equal_rows(hashes[shown].view(np.uint64))
+    hashes, places = hashes[shown], np.arange(len(shown))
     limits = samples.limits("image_distance", at[shown], -1).astype(np.int64)
-    pairs = near_pairs_within(hashes[shown[looks.first]], int(limits.max(initial=0)))
-    # Only pictures that share their hash or come near to another's have to be looked at one by one.
-    company = np.bincount(looks.of, minlength=len(looks.first)) > 1
-    company[pairs.ravel()] = True
-    involved = np.flatnonzero(company[looks.of])
-    near = _Neighbours(pairs, len(looks.first))
-    colours = _colours(samples, at[shown[involved]])
-    kept: dict[int, list[tuple[int, bytes, bytes]]] = {}
-    dropped: list[tuple[int, int, int]] = []
-    for place, colour in zip(involved.tolist(), colours, strict=True):
-        mine, limit, own = int(looks.of[place]), int(limits[place]), hashes[shown[place]].tobytes()
-        close = [
-            (bits, other)
-            for neighbour in near.of(mine)
-            for other, theirs, other_colour in kept.get(neighbour, [])
-            if (bits := distance(own, theirs)) <= limit
-            and colour_difference(colour, other_colour) <= MAX_COLOUR_DIFFERENCE
-        ]
-        if close:
-            dropped.append((place, *min(close)))
-        else:
-            kept.setdefault(mine, []).append((place, own, colour))
-    return _rejects(samples, at, pictures.of, shown, dropped)
+    pairs = near_pairs_within(hashes, int(limits.max(initial=0)), MOST_PAIRS)
+    # Colours are read where hashes are near; with more pairs than are held that may be any picture.
+    colours = _colours(samples, at[shown], places if pairs is None else np.unique(pairs))
+    greedy = Greedy(hashes, limits, colours, MAX_COLOUR_DIFFERENCE, MOST_PAIRS)
+    greedy.decide(places, pairs)
+    return _rejects(samples, at, pictures.of, shown, *greedy.dropped())
 
 
 def _hashes(part: Part) -> tuple[Positions, Numbers, Hashes]:
@@ -63,39 +47,38 @@ def _hashes(part: Part) -> tuple[Positions, Numbers, Hashes]:
     return found[AT].to_numpy().astype(np.int64), halves(found["image_sha256"]), hashes
 
 
-def _colours(samples: Samples, at: Positions) -> Iterator[bytes]:
+def _colours(samples: Samples, at: Positions, needed: Positions) -> Grids:
+    """[pictures, 48]: the colours of the pictures `needed`, of those at `at`; of the others, zeros."""
     marks: Marks = np.zeros(len(samples), np.bool_)
-    marks[at] = True
+    marks[at[needed]] = True
     parts = samples.parts(samples.of("image_distance"), of=marks)
+    # What is not written to takes no memory.
+    colours, start = np.zeros((len(at), GRID), np.uint8), 0
     for column in samples.map("colours", _read_colours, parts):
-        yield from column
+        end = start + len(column) // GRID
+        colours[needed[start:end]] = np.frombuffer(column, np.uint8).reshape(-1, GRID)
+        start = end
+    return colours
 
 
-def _read_colours(part: Part) -> list[bytes]:
-    return part.index("colours")["colours"].to_list()
-
-
-class _Neighbours:
-    """Of each hash the hashes near to it, itself first."""
-
-    def __init__(self, pairs: npt.NDArray[np.int64], count: int) -> None:
-        both = np.concatenate([pairs, pairs[:, ::-1]])
-        self._others = both[np.argsort(both[:, 0], kind="stable"), 1]
-        self._offsets = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=count))])
-
-    def of(self, number: int) -> list[int]:
-        return [number, *self._others[self._offsets[number] : self._offsets[number + 1]].tolist()]
+def _read_colours(part: Part) -> bytes:
+    return b"".join(part.index("colours")["colours"].to_list())
 
 
 def _rejects(
-    samples: Samples, at: Positions, picture: Positions, shown: Positions, dropped: list[tuple[int, int, int]]
+    samples: Samples,
+    at: Positions,
+    picture: Positions,
+    shown: Positions,
+    dropped: Positions,
+    bits: Positions,
+    other: Positions,
 ) -> pl.DataFrame:
-    """Every sample of each dropped picture: (its number, bits, number of the picture that is kept)."""
-    table = np.array(dropped, np.int64).reshape(-1, 3)
+    """Every sample of each dropped picture, with its bits from the `other` picture, which is kept."""
     entry = np.full(len(shown), -1)
-    entry[table[:, 0]] = np.arange(len(table))
+    entry[dropped] = np.arange(len(dropped))
     hit = np.flatnonzero(entry[picture] >= 0)
-    which = table[entry[picture[hit]]]
-    frame = pl.DataFrame({AT: at[hit], "bits": which[:, 1], "other": samples.ids(at[shown[which[:, 2]]])})
+    which = entry[picture[hit]]
+    frame = pl.DataFrame({AT: at[hit], "bits": bits[which], "other": samples.ids(at[shown[other[which]]])})
     told = filled("{} of 256 bits from {}", "bits", "other")
     return frame.select(pl.col(AT).cast(pl.UInt32), reason=pl.lit("similar-picture"), evidence=told)

@@ -19,7 +19,8 @@ from fusion.data.errors import IngestError
 from fusion.data.ingest.embedded import write_published_layout
 from fusion.data.ingest.json_stream import read_records
 from fusion.data.ingest.lock import LOCK, lock_images
-from fusion.data.ingest.origin import EmbeddedOrigin, Layout, PublishedOrigin
+from fusion.data.ingest.origin import EmbeddedOrigin, Layout, Origin, PublishedOrigin
+from fusion.data.ingest.places import check_places
 from fusion.data.ingest.rows import REJECTS as GROWN_REJECTS
 from fusion.data.ingest.rows import ROWS, SCHEMA, grow_rows
 from fusion.data.ingest.sampling import chosen_rows, needs_count, thinned
@@ -57,7 +58,8 @@ def ingest_source(
         root: the project's folder.
 
     Raises:
-        IngestError: the source is not there, its annotation file is not valid JSON, or nothing is left of it.
+        IngestError: the source is not there, its annotation file is not valid JSON, it names pictures and no place is
+            there that could hold them, or nothing is left of it.
         CatalogError: the catalog has no such source.
     """
     entry = catalog.source(dataset, source)
@@ -73,6 +75,7 @@ def ingest_source(
                 layout = entry.origin.layout(whole.folder(settings.data.roots, dataset, source))
             else:
                 raise IngestError(f"{name}: an origin of kind `{entry.origin.kind}` cannot be ingested")
+            nowhere = _check_places(catalog, layout, entry.origin, whole.members.get(source, name))
             sampling = thinned(entry.sampling, settings.run.pilot)
             inputs = {
                 "annotations": file_sha256(layout.folder / layout.annotations),
@@ -84,12 +87,21 @@ def ingest_source(
             with Resumable(place, inputs, settings.data.save_seconds, lock) as work:
                 count = work.remember("rows", lambda: _count(layout, name)) if needs_count(sampling) else None
                 chosen = chosen_rows(sampling, count, settings.run.seed, whole.members.get(source, name))
-                grow_rows(layout, chosen, dataset, source, work)
+                grow_rows(layout, chosen, dataset, source, work, nowhere)
                 write_row_groups(work.path(ROWS), folder / SAMPLES, SCHEMA)
                 write_grown_ledger(work.path(GROWN_REJECTS), folder / REJECTS)
                 write_json(lock_images(layout, lambda: _used_images(folder), work), folder / LOCK)
         work.delete()
     return target
+
+
+def _check_places(catalog: Catalog, layout: Layout, origin: Origin, member: str) -> str | None:
+    """See `check_places`; `member` is the data set and source that has the entry."""
+    if not isinstance(origin, PublishedOrigin):
+        return None
+    dataset, _, source = member.partition("/")
+    key = f"{catalog.dataset(dataset).file}: datasets.{dataset}.sources.{source}.origin.images"
+    return check_places(layout, getattr(origin, "images", layout.images), key)
 
 
 def _count(layout: Layout, name: str) -> int:

@@ -39,12 +39,18 @@ SCHEMA = pa.schema(
 
 
 def grow_rows(
-    layout: Layout, chosen: npt.NDArray[np.bool_] | int | None, dataset: str, source: str, work: Resumable
+    layout: Layout,
+    chosen: npt.NDArray[np.bool_] | int | None,
+    dataset: str,
+    source: str,
+    work: Resumable,
+    nowhere: str | None = None,
 ) -> None:
     """Writes the chosen rows of the annotations to the growing tables `ROWS` and `REJECTS` of `work`.
 
     Raises:
-        IngestError: the file is not valid JSON, or none of its rows is chosen.
+        IngestError: the file is not valid JSON, none of its rows is chosen, or one names a picture while no picture can
+            be anywhere: `nowhere` says why.
     """
     path = layout.folder / layout.annotations
     if work.state.get("done"):
@@ -67,6 +73,8 @@ def grow_rows(
                 row = read_row(record)
                 if isinstance(row, Reject):
                     rejects.add(SourceInfo(*info, number).sample_id, "ingest", row.reason, row.evidence)
+                elif nowhere and row.image is not None:
+                    raise IngestError(f"{dataset}/{source}: row {number} names the picture {row.image}, but {nowhere}")
                 else:
                     batch.add(number, row)
                     if batch.full:

@@ -1,6 +1,7 @@
 """A source in the published layout: in a local folder, or on the Hub at a pinned revision."""
 
 import glob
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from fusion.data.errors import IngestError
 from fusion.data.ingest.faults import check_file
 from fusion.data.ingest.hub import fetch_large, list_files
 from fusion.data.ingest.origin import Layout, PublishedOrigin
+from fusion.data.ingest.places import missing_place, told_there
 
 SCRATCH = Path("scratch/hub")
 """Listings of Hub revisions: a commit does not change, so each is asked for once."""
@@ -36,9 +38,19 @@ class Published(PublishedOrigin):
         check_file(base / self.file)
         return Layout(base, {"kind": "folder"}, self.file, self._images(base), (self.file,))
 
-    def _images(self, base: Path) -> tuple[str, ...]:
+    def _named_images(self) -> list[str]:
         # What the entry names must be there; the usual folder may be absent, as it is for text-only sources.
-        return tuple(name for name in self.images if "images" in self.model_fields_set or (base / name).exists())
+        return self.images if "images" in self.model_fields_set else []
+
+    def _images(self, base: Path) -> tuple[str, ...]:
+        return tuple(self._named_images() or (name for name in self.images if (base / name).exists()))
+
+    def _check_listed(self, where: str, listed: Collection[str]) -> None:
+        """Raises `IngestError` for a place that the entry names and the repository lacks, before anything is loaded."""
+        for name in self._named_images():
+            if name not in listed and not any(file.startswith(f"{name}/") for file in listed):
+                key = f"`images` of the source with the file {self.file} in data/catalog/"
+                raise IngestError(f"{where}: {missing_place(name, told_there(listed), key)}")
 
     def _from_hub(self) -> Layout:
         if self.repo is None:
@@ -63,6 +75,7 @@ class Published(PublishedOrigin):
             listed = list_files(self.repo, self.revision, SCRATCH)
             if self.file not in listed:
                 raise IngestError(f"{where} has no file {self.file}")
+            self._check_listed(where, listed)
             inside = tuple(f"{name}/" for name in self.images)
             wanted = [name for name in listed if name in (self.file, *self.images) or name.startswith(inside)]
             fetch_large(self.repo, self.revision, listed, wanted)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
+from fusion.data.errors import DataError
 from fusion.data.ingest import SAMPLES
 from fusion.data.ingest.lock import LOCK, locked_containers
 from fusion.data.sharding.prepare import Prepared, RawRow, Task
@@ -53,22 +54,26 @@ def shard_source(
         root: the project's folder.
 
     Raises:
-        DataError: the source was not ingested, its archives have changed since, or a worker died.
+        DataError: of a tokenizer of the Hub no commit is named, the source was not ingested, its archives have changed
+            since, or a worker died.
     """
     entry = catalog.source(dataset, source)
+    whole = catalog.dataset(dataset)
+    tokenizers = whole.tokenizers
+    # A data set that combines others has its tokenizers from them.
+    stated = whole.members.get(source, dataset).partition("/")[0]
+    if unpinned := catalog.unpinned_tokenizers(stated, tokenizers, root):
+        raise DataError("\n".join(unpinned))
     raw = root / "data/raw" / dataset / source
     made_by = f"fusion ingest {dataset} {source}"
     lock = read_json(raw / LOCK, made_by)
     samples = parquet_file(raw / SAMPLES, made_by)
-    tokenizers = catalog.dataset(dataset).tokenizers
     task = Task(
         dataset=dataset,
         source=source,
         file=_annotation_file(entry),
         containers=tuple(
-            locked_containers(
-                lock, raw, entry.origin, catalog.dataset(dataset).folder(settings.data.roots, dataset, source)
-            )
+            locked_containers(lock, raw, entry.origin, whole.folder(settings.data.roots, dataset, source))
         ),
         max_image_pixels=settings.data.max_image_pixels,
         tokenizers=tuple(

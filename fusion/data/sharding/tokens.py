@@ -71,8 +71,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> Tokenizer:
             tokenizer = Tokenizer.from_file(str(file))
         elif Path(name).exists() or name.startswith(("data/", "./", "/")):
             raise DataError(f"{file} is missing: the catalog names {name} as a tokenizer")
+        elif revision is None:
+            raise DataError(f"no revision of {name} is named: which tokens were counted could not be told later")
         else:
-            tokenizer = Tokenizer.from_pretrained(name, revision=revision or "main")
+            tokenizer = Tokenizer.from_pretrained(name, revision=revision)
     except DataError:
         raise
     except Exception as error:  # the library raises bare Exception for every failure
