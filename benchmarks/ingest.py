@@ -82,6 +82,7 @@ def ingest_file(path: Path) -> dict[str, Any]:
         "sources": {SOURCE: source},
     }
     (path.parent / "images").mkdir(exist_ok=True)
+    (path.parent / "images" / "not-a-picture-of-these-rows").touch()  # a place where pictures can lie
     (root / "data/catalog/made-up.yaml").write_text(json.dumps({"datasets": {DATASET: dataset}}))
     settings = load_settings()
     roots = settings.data.model_copy(update={"roots": {DATASET: str(path.parent)}})

@@ -8,6 +8,7 @@ measure of the pictures is random too; no picture exists. Everything follows fro
 from __future__ import annotations
 
 import hashlib
+import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +29,7 @@ from fusion.data.store.sample import SourceInfo
 from fusion.settings import CurationProfile, Settings
 
 DATASET = "made-up"
+PICTURES = "images.tar"
 SEED = 20250414
 _BLOCK = 5000
 _VOCABULARY = 40_000
@@ -108,7 +110,7 @@ def _catalog(wanted: dict[str, tuple[Source, int]], published: Catalog, benchmar
     sources: dict[str, Any] = {}
     for label, (source, count) in wanted.items():
         facts = source.model_dump(include={"category", "profile", "weight"})
-        origin = {"kind": "published", "revision": None, "file": f"{label}.json"}
+        origin = {"kind": "published", "revision": None, "file": f"{label}.json", "images": [PICTURES]}
         sources[label] = {**facts, "sampling": "all", "origin": origin, "licence": {"declared": None}}
         # In thousands: of few samples it cannot be told.
         sources[label]["count"] = round(count / 1000) or None
@@ -128,6 +130,8 @@ def _catalog(wanted: dict[str, tuple[Source, int]], published: Catalog, benchmar
 def write_all(root: Path, plan: Plan, settings: Settings, workers: int) -> Counter[str]:
     """Writes annotations to `root`/published and indexes to `root`/data; returns what curation has to find."""
     (root / "published").mkdir(parents=True)
+    # Ingest wants a place where pictures can lie; these have none.
+    tarfile.open(root / "published" / PICTURES, "w").close()
     found: Counter[str] = Counter()
     sources = sorted(plan.sources().items(), key=lambda item: -item[1][1])
     jobs = [(root, plan, settings, name, count) for name, (_, count) in sources]
