@@ -76,20 +76,43 @@ def check_pins(settings: Settings, catalog: Catalog, root: Path = Path()) -> Non
             for member in whole.combines or [dataset]:
                 lines += catalog.unpinned_tokenizers(member, whole.tokenizers, root)
         if variant.adopted is None:
-            lines += [f"params.yaml: variants.{name}.base.{line}" for line in _unpinned_bases(variant, root)]
+            lines += _unpinned_bases(name, variant, root)
+    _raise_unpinned(lines)
+
+
+def check_bases(settings: Settings, variant: str, root: Path = Path()) -> None:
+    """The same for the base models of one variant, for who is about to take them."""
+    _raise_unpinned(list(_unpinned_bases(variant, settings.variant(variant), root)))
+
+
+def _raise_unpinned(lines: list[str]) -> None:
     if lines:
         raise SettingsError("\n".join(["what comes from the Hub is not pinned:", *dict.fromkeys(lines)]))
 
 
-def _unpinned_bases(variant: Variant, root: Path) -> Iterator[str]:
+def _unpinned_bases(name: str, variant: Variant, root: Path) -> Iterator[str]:
     for field, part in (("llm", variant.base.llm), ("tower", variant.base.tower)):
         if part.name is None or (root / part.name).is_dir() or COMMIT.fullmatch(part.revision or ""):
             continue
         given = f"`{part.revision}` can move" if part.revision else "missing"
         yield (
-            f"{field}.revision: {given}: which weights of {part.name} training began with could not be told later. "
-            "Write a commit of 40 digits, or download the model and give its folder as `name`"
+            f"params.yaml: variants.{name}.base.{field}.revision: {given}: which weights of {part.name} training began "
+            "with could not be told later. Write a commit of 40 digits, or download the model and name its folder"
         )
+
+
+def check_owners(settings: Settings, root: Path = Path()) -> None:
+    """Raises `SettingsError` where a variant to be built trains a stage in whose place a checkpoint was adopted.
+
+    DVC would refuse every command from then on: a folder has one owner.
+    """
+    _raise([
+        f"params.yaml: variants.{name}: {stage} is trained, and checkpoints/{name}/{stage}.dvc is an adopted "
+        f"checkpoint: set variants.{name}.adopted to {stage}, or `dvc remove checkpoints/{name}/{stage}.dvc`"
+        for name in settings.run.variants
+        for stage in settings.variant(name).stage_names
+        if (root / f"checkpoints/{name}/{stage}.dvc").is_file()
+    ])  # fmt: skip
 
 
 def _raise(lines: list[str]) -> None:

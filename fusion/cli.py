@@ -87,7 +87,7 @@ def settings(
     write: Annotated[bool, typer.Option("--write", help="Bring data/pipeline.yaml up to date.")] = False,
 ) -> None:
     """Check params.yaml and the catalog, that they fit each other, data/pipeline.yaml, and what lies in data/."""
-    from fusion.agreement import check_adopted, check_agreement, check_blocks, check_pins
+    from fusion.agreement import check_adopted, check_agreement, check_blocks, check_owners, check_pins
     from fusion.data.catalog import load_catalog
     from fusion.data.leftovers import check_leftovers
     from fusion.selection import check_pipeline, write_pipeline
@@ -97,6 +97,7 @@ def settings(
     check_agreement(checked, catalog)
     check_blocks(checked)
     check_pins(checked, catalog)
+    check_owners(checked)
     if write:
         changed = write_pipeline(checked, catalog)
         print("data/pipeline.yaml " + ("was brought up to date" if changed else "is up to date"))
@@ -223,8 +224,10 @@ def benchmark(name: Annotated[str, typer.Argument(metavar="NAME", help="A benchm
 def base(variant: VariantName) -> None:
     """Build the checkpoint that stage 1 starts from: LLM, vision tower, new projectors, two new tokens."""
     settings, _ = _inputs(variant)
+    from fusion.agreement import check_bases
     from fusion.train.base import build_base
 
+    check_bases(settings, variant)
     with _recorded():
         build_base(settings, variant)
 
@@ -256,7 +259,7 @@ def train(
         from fusion.train.origins import tell_step
 
         return print(tell_step(recipe, what_was_in))
-    adopt_parent(settings, recipe, start_from, revision)
+    adopt_parent(settings, recipe, start_from, revision, launcher, node_rank)
     from fusion.launchers.start import printed, start_of
     from fusion.shared_memory import remove_unused_buffers
     from fusion.train.launch import train_stage

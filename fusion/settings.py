@@ -348,9 +348,15 @@ class Settings(Section):
 
     def stage(self, variant: str, stage: Stage) -> "StageSettings":
         """The settings of one stage with every value of `training` filled in that the stage does not override."""
-        own: StageSettings | None = getattr(self.variant(variant).stages, stage)
+        chosen = self.variant(variant)
+        own: StageSettings | None = getattr(chosen.stages, stage)
         if own is None:
             raise SettingsError(f"variants.{variant}.stages.{stage} is null in params.yaml: there is no such stage")
+        if stage not in chosen.stage_names:
+            raise SettingsError(
+                f"variants.{variant}.adopted is {chosen.adopted} in params.yaml: {stage} is not trained here, the "
+                f"first stage is {chosen.stage_names[0]}"
+            )
         shared = dict(self.training.model_copy())
         return own.model_copy(update={name: value for name, value in shared.items() if getattr(own, name) is None})
 

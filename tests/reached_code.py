@@ -33,6 +33,7 @@ NOT_FOLLOWED = {
     "fusion/publish_settings.py": "the same for its part about publishing",
     "fusion/section.py": "the base of all four",
     "fusion/data/catalog.py": "the same for the catalog",
+    "fusion/agreement.py": "lets settings pass or refuses them",
     "fusion/adopt/command.py": "DVC starts no stage with --from; what it adopts is an input with a hash of its own",
     "fusion/launchers/start.py": "where and by what ranks are started; how many there are, the recipe says",
     "fusion/train/checkup.py": "a benchmark asked while training goes on: told, and in no output",
@@ -44,6 +45,7 @@ NOT_FOLLOWED = {
 """Files that cannot change what a stage writes, each with the reason."""
 
 JOB_OF_SETTINGS = (
+    "fusion/agreement.py",
     "fusion/settings.py",
     "fusion/evaluation_settings.py",
     "fusion/launch_settings.py",

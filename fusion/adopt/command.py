@@ -25,8 +25,17 @@ def adopt(
     print(adopt_checkpoint(load_settings(), checkpoint, revision=revision, target=target))
 
 
-def adopt_parent(settings: Settings, recipe: Recipe, checkpoint: str | None, revision: str | None) -> None:
+def adopt_parent(
+    settings: Settings,
+    recipe: Recipe,
+    checkpoint: str | None,
+    revision: str | None,
+    launcher: str | None,
+    node_rank: int | None,
+) -> None:
     """What `fusion train --from CHECKPOINT` does first: adopts it as the stage that `recipe` continues.
+
+    Of several nodes the first one does.
 
     Raises:
         FusionError: the stage continues base models, or a revision of nothing.
@@ -36,11 +45,15 @@ def adopt_parent(settings: Settings, recipe: Recipe, checkpoint: str | None, rev
         if revision is not None:
             raise FusionError("--revision: is that of the checkpoint that --from names, and there is none")
         return
+    if launcher == "print":
+        raise FusionError("--from: print starts nothing, so nothing is adopted: use `fusion adopt` first")
     if recipe.before == "base":
         raise FusionError(
             f"--from: {recipe.stage} of {recipe.variant} continues base models, and an adopted checkpoint takes the "
             "place of stage1 or stage1_5: name the stage after it"
         )
+    if node_rank:
+        return
     from fusion.adopt import adopt_checkpoint
 
     target = f"{recipe.variant}/{recipe.before}"

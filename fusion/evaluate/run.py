@@ -43,6 +43,12 @@ def evaluate_variant(settings: Settings, variant: str, root: Path = Path()) -> N
     ]
     chosen_columns = [column(name) for name in chosen.evaluation.columns]
     first, last = (root / "checkpoints" / variant / stage for stage in (chosen.first_stage, "stage2"))
+    for path in (first, last):
+        if not (path / "config.json").is_file():
+            raise BenchmarkError(
+                f"{path} is not there, and the answers of {variant} after its first and last stage are compared: run "
+                f"`dvc repro`, or, if its first stage was adopted, set variants.{variant}.adopted in params.yaml"
+            )
     trained = CheckpointSystem(f"{variant} stage2", last, settings.evaluation.batch_size, chosen.hardware.device)
     logs = root / FOLDER / variant
     with output_folder(root / "results" / variant / "evaluation") as folder:

@@ -17,6 +17,9 @@ import yaml
 
 from fusion.data.catalog import Catalog, Licence
 from fusion.documents import read_yaml
+from fusion.hashing import json_sha256
+from fusion.lineage.outside import ADOPT, with_adopted
+from fusion.lineage.stages import Stage
 from fusion.publish.errors import PublishError
 from fusion.settings import Settings
 
@@ -89,10 +92,7 @@ def review(settings: Settings, catalog: Catalog, variant: str, root: Path = Path
         for name, source in catalog.dataset(dataset).sources.items():
             _source(f"{dataset}/{name}", source.licence, facts, state)
     if chosen.adopted:
-        what = f"{variant}/{chosen.adopted}, which was adopted"
-        state.licences.setdefault("unknown", []).append(f"the data of {what}")
-        state.commercial = False
-        state.conflict(f"adopted:{variant}/{chosen.adopted}", f"{what}: the licences of its data are not known here")
+        _adopted(f"{variant}/{chosen.adopted}", with_adopted({}, root), state)
     conflicts = tuple(Conflict(one.id, one.what, overrides.get(one.id)) for one in state.conflicts.values())
     return Review(
         variant, chosen.publish_as, state.licences, state.duties, conflicts, state.commercial,
@@ -128,6 +128,25 @@ class _State:
         if prefix and not self.publish_as.startswith(prefix):
             what = f"{title}: the name of a model made with {because} begins with `{prefix}`; it is {self.publish_as}"
             self.conflict(f"name:{prefix}", what)
+
+
+def _adopted(place: str, adopted: Mapping[str, Stage], state: _State) -> None:
+    """A checkpoint made elsewhere. What somebody decides about it holds for these files: their hash is in the id."""
+    stage = adopted.get(f"{ADOPT}@{place.replace('/', '-')}")
+    facts = stage.params[ADOPT] if stage else {}
+    origin, declared = facts.get("origin", {}), facts.get("licence", {}).get("declared")
+    source = (
+        " at ".join(str(origin[key]) for key in ("name", "repo", "revision") if origin.get(key))
+        or "somewhere unrecorded"
+    )
+    state.licences.setdefault(declared or "unknown", []).append(f"the weights of {place}, adopted from {source}")
+    state.licences.setdefault("unknown", []).append(f"the data of {place}")
+    state.commercial = False
+    state.conflict(
+        f"adopted:{place}:{json_sha256(facts.get('files', {}))[:12]}",
+        f"{place}: adopted from {source}, whose card declares {declared or 'no licence'}; the licences of the data "
+        "that it was trained on are not known here",
+    )
 
 
 def _source(name: str, licence: Licence, facts: Mapping[str, Any], state: _State) -> None:

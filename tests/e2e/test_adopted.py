@@ -58,13 +58,22 @@ def test_from_an_adopted_checkpoint_to_the_package(project: Project) -> None:
     verified = project.run("fusion", "lineage", NAME, "--verify")
     assert f"adopt@{NAME}-stage1_5" in verified.stdout and "0 CHANGED, 0 not here" in verified.stderr
     told = project.run("fusion", "licence", NAME, check=False)
-    assert "the licences of its data are not known here" in told.stdout + told.stderr
+    assert "adopted from elsewhere, whose card declares no licence" in told.stdout
+    assert f"adopted:{NAME}/stage1_5:" in told.stdout, "and the hash of what was decided about"
+    project.set(f"variants.{NAME}.adopted", None)
+    owners = project.run("fusion", "settings", "--write", check=False)
+    project.set(f"variants.{NAME}.adopted", "stage1_5")
+    assert f"set variants.{NAME}.adopted to stage1_5" in owners.stderr
+    before = project.run("fusion", "train", NAME, "stage1", check=False)
+    assert "stage1 is not trained here, the first stage is stage2" in before.stderr
 
 
 def test_train_from_a_checkpoint_adopts_it_first(project: Project) -> None:
     project.set("variants.another", yaml.safe_load((project.root / "params.yaml").read_text())["variants"]["micro"])
     train = ("fusion", "train", "another")
     assert "continues base models" in project.run(*train, "stage1", "--from", elsewhere(project), check=False).stderr
+    printed = (*train, "stage2", "--from", elsewhere(project), "--launcher", "print")
+    assert "print starts nothing" in project.run(*printed, check=False).stderr
     assert "there is none" in project.run(*train, "stage2", "--revision", "main", check=False).stderr
     wrong = project.run(*train, "stage1_5", "--from", elsewhere(project), check=False)
     assert "is a stage1_5 checkpoint" in wrong.stderr and not any((project.root / "checkpoints/another").iterdir())

@@ -40,7 +40,7 @@ class Published(PublishedOrigin):
 
     def _named_images(self) -> list[str]:
         # What the entry names must be there; the usual folder may be absent, as it is for text-only sources.
-        return self.images if "images" in self.model_fields_set else []
+        return [name.rstrip("/") for name in self.images] if "images" in self.model_fields_set else []
 
     def _images(self, base: Path) -> tuple[str, ...]:
         return tuple(self._named_images() or (name for name in self.images if (base / name).exists()))
@@ -76,7 +76,7 @@ class Published(PublishedOrigin):
             if self.file not in listed:
                 raise IngestError(f"{where} has no file {self.file}")
             self._check_listed(where, listed)
-            inside = tuple(f"{name}/" for name in self.images)
+            inside = tuple(f"{name.rstrip('/')}/" for name in self.images)
             wanted = [name for name in listed if name in (self.file, *self.images) or name.startswith(inside)]
             fetch_large(self.repo, self.revision, listed, wanted)
             base = Path(
