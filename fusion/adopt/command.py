@@ -28,14 +28,18 @@ def adopt(
 def adopt_parent(settings: Settings, recipe: Recipe, checkpoint: str | None, revision: str | None) -> None:
     """What `fusion train --from CHECKPOINT` does first: adopts it as the stage that `recipe` continues.
 
+    Without a checkpoint it only looks whether a parent that was adopted before is there, as it was adopted.
+
     Raises:
         FusionError: the stage continues base models, or a revision of nothing.
-        AdoptError: as `fusion.adopt.adopt_checkpoint`.
+        AdoptError: as `fusion.adopt.adopt_checkpoint` and `fusion.adopt.check.check_adopted`.
     """
     if checkpoint is None:
         if revision is not None:
             raise FusionError("--revision: is that of the checkpoint that --from names, and there is none")
-        return
+        from fusion.adopt.check import check_adopted
+
+        return check_adopted(recipe.variant, recipe.before, recipe.root)
     if recipe.before == "base":
         raise FusionError(
             f"--from: {recipe.stage} of {recipe.variant} continues base models, and an adopted checkpoint takes the "
