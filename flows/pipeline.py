@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.adopted import refuse_unlike_adopted
 from flows.environment import prepare
 from flows.errors import FlowError
 from flows.plan import changes
@@ -26,6 +27,7 @@ def show_plan(selection: Selection, force: bool, root: Path) -> None:
     stages, kinds = resolve_stages(root), read_kinds(root)
     selected, changed = choose(selection, stages, kinds), changes(root)
     refuse_stale_inputs(selected, stages, changed)
+    refuse_unlike_adopted(selected, stages, changed)
     starting = [stage.name for stage in selected if force or stage.name in changed]
     for name in starting:
         print(f"{name}  {'forced' if force else changed[name]}")

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from flows import extra, worktree
+from flows.adopted import refuse_unlike_adopted
 from flows.choices import Publish
 from flows.errors import FlowError
 from flows.limits import create_limits, mark_dead_runs
@@ -94,6 +95,7 @@ class Run:
         selected = choose(self.request.selection, stages, kinds)
         changed = changes(self.root)
         refuse_stale_inputs(selected, stages, changed)
+        refuse_unlike_adopted(selected, stages, changed)
         if self.request.dry_run:
             return self._plan(selected, changed)
         create_limits()

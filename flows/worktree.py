@@ -4,9 +4,9 @@ Hold the lock of the folder (flows/lock.py) from before `prepare` until the resu
 next run would change what this one reads. The lock's file may be there before the worktree is.
 
 What a run makes there: dvc.lock, data/pipeline.yaml, records/, and what git ignores (outputs, scratch/, runs/). At the
-same commit the next run continues with all of it. At another commit dvc.lock and data/pipeline.yaml become the
-commit's own; outputs stay for DVC to compare, and so do records that were never committed: each is named by the content
-it tells of, and DVC may bring that content back from its cache without running the stage again.
+same commit the next run continues with all of it. At another commit dvc.lock, data/pipeline.yaml and adopted
+checkpoints become the commit's own; outputs stay for DVC to compare, and so do records that were never committed: each
+is named by the content it tells of, and DVC may bring that content back from its cache without running the stage again.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from flows.adopted import checkout_adopted
 from flows.errors import FlowError
 from fusion.checkouts import CheckoutError, add_worktree, git, git_folder, resolve_commit, share_storage
 from fusion.errors import FusionError
@@ -46,6 +47,7 @@ def prepare(repository: Path, commit: str, folder: Path | None = None) -> Path:
         wanted = resolve_commit(repository, commit)
         if not (folder / ".git").exists():
             add_worktree(repository, wanted, folder, MARK)
+            checkout_adopted(folder)
             return folder
         _check_owner(repository, folder)
         # A git that was killed leaves its lock. Whoever holds the worktree's lock is alone here.
@@ -53,6 +55,7 @@ def prepare(repository: Path, commit: str, folder: Path | None = None) -> Path:
         _check_untouched(folder)
         _switch(folder, wanted)
         share_storage(repository, folder)
+        checkout_adopted(folder)
     except CheckoutError as error:
         raise FlowError(str(error)) from error
     return folder

@@ -34,6 +34,7 @@ NOT_FOLLOWED = {
     "fusion/section.py": "the base of all four",
     "fusion/data/catalog.py": "the same for the catalog",
     "fusion/agreement.py": "lets settings pass or refuses them",
+    "fusion/adopt/check.py": "lets an adopted parent pass or refuses it",
     "fusion/adopt/command.py": "DVC starts no stage with --from; what it adopts is an input with a hash of its own",
     "fusion/launchers/start.py": "where and by what ranks are started; how many there are, the recipe says",
     "fusion/train/checkup.py": "a benchmark asked while training goes on: told, and in no output",

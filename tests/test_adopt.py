@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import fusion.adopt.source
 from fusion.adopt import adopt_checkpoint
+from fusion.adopt.command import adopt_parent
 from fusion.adopt.errors import AdoptError
 from fusion.errors import FusionError
 from fusion.lineage.files import sha256_path
@@ -135,6 +136,54 @@ def test_an_adopted_stage_is_the_parent_of_the_next(settings: Settings, made: Pa
     assert record_of(project, "mine-stage1")["params"]["adopt"]["stage"] == "stage1"
     with pytest.raises(ZooError, match=r"its base LLM is .*width 64.*, wanted is .*width 96"):
         check_parent(recipe.parent, settings.variant("tiny"), "stage1_5", ROOT)
+
+
+def test_a_parent_that_is_not_what_was_adopted_is_refused_before_training(
+    settings: Settings, made: Path, checkpoint: Path, project: Path
+) -> None:
+    place, file = project / "checkpoints/mine/stage1", "checkpoints/mine/stage1.dvc"
+    recipe = make_recipe(settings, "mine", "stage1_5", project)
+
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+        subprocess.run(["git", "-C", str(project), *who, *arguments], check=True, capture_output=True)
+
+    def commit() -> None:
+        git("add", "--all")
+        git("commit", "--quiet", "--message", "as it is")
+
+    adopt_checkpoint(settings, str(made), target="mine/stage1", root=project)
+    adopt_parent(settings, recipe, None, None)
+    commit()
+    old = (project / file).read_bytes()
+    shutil.rmtree(place)
+    (checkpoint / "README.md").write_text("# A newer model\n")
+    adopt_checkpoint(settings, str(checkpoint), target="mine/stage1", root=project)
+    adopt_parent(settings, recipe, None, None)
+    commit()
+
+    # Another clone after `git pull`: the file is the new one, the folder that of before.
+    (project / file).write_bytes(old)
+    dvc(project, "checkout", "--quiet", "--force", file)
+    git("checkout", "--quiet", "--", file)
+    with pytest.raises(AdoptError, match=f"`dvc checkout --force {file}`"):
+        adopt_parent(settings, recipe, None, None)
+    dvc(project, "repro", "--quiet", file)
+    assert (project / file).read_bytes() == old, "DVC took the folder for a new version, before any stage"
+    with pytest.raises(AdoptError, match=f"`git checkout -- {file}`"):
+        adopt_parent(settings, recipe, None, None)
+    git("checkout", "--quiet", "--", file)
+    dvc(project, "checkout", "--quiet", "--force", file)
+    adopt_parent(settings, recipe, None, None)
+    shutil.rmtree(place)
+    with pytest.raises(AdoptError, match=f"is not there: get it with `dvc checkout {file}`"):
+        adopt_parent(settings, recipe, None, None)
+
+    # Whoever means the older one, commits that.
+    (project / file).write_bytes(old)
+    dvc(project, "checkout", "--quiet", "--force", file)
+    commit()
+    adopt_parent(settings, recipe, None, None)
 
 
 @pytest.mark.parametrize(

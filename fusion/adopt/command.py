@@ -35,16 +35,19 @@ def adopt_parent(
 ) -> None:
     """What `fusion train --from CHECKPOINT` does first: adopts it as the stage that `recipe` continues.
 
-    Of several nodes the first one does.
+    Of several nodes the first one does. Without a checkpoint it only looks whether a parent that was adopted before is
+    there, as it was adopted.
 
     Raises:
         FusionError: the stage continues base models, or a revision of nothing.
-        AdoptError: as `fusion.adopt.adopt_checkpoint`.
+        AdoptError: as `fusion.adopt.adopt_checkpoint` and `fusion.adopt.check.check_adopted`.
     """
     if checkpoint is None:
         if revision is not None:
             raise FusionError("--revision: is that of the checkpoint that --from names, and there is none")
-        return
+        from fusion.adopt.check import check_adopted
+
+        return None if launcher == "print" else check_adopted(recipe.variant, recipe.before, recipe.root)
     if launcher == "print":
         raise FusionError("--from: print starts nothing, so nothing is adopted: use `fusion adopt` first")
     if recipe.before == "base":

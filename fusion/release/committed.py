@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fusion.checkouts import CheckoutError, git
 from fusion.lineage.ancestry import Ancestry
+from fusion.lineage.outside import ADOPT
 from fusion.publish.errors import PublishError
 
 RUNS = "refs/heads/runs/"
@@ -22,9 +23,13 @@ TAGS = "published/"
 def committed_in(found: Sequence[Ancestry], root: Path, *more: str) -> str:
     """The commit that has dvc.lock and all these records as they are here: HEAD, or what a flow's run committed on it.
 
-    Raises `PublishError` naming what no such commit has.
+    The .dvc files of adopted checkpoints among them belong to that as well. Raises `PublishError` naming what no such
+    commit has.
     """
-    paths = {record.path for ancestry in found for record in ancestry.records.values()}
+    records = [record for ancestry in found for record in ancestry.records.values()]
+    paths = {record.path for record in records}
+    # In dvc.lock stands what stages wrote, and what was adopted in a file of its own.
+    paths |= {f"{out}.dvc" for record in records if record.stage.startswith(f"{ADOPT}@") for out in record.outputs}
     wanted = {path: _blob(root / path) for path in sorted({*paths, *(["dvc.lock"] if paths else []), *more})}
     lacking: list[str] = []
     for commit in _candidates(root):
@@ -36,8 +41,8 @@ def committed_in(found: Sequence[Ancestry], root: Path, *more: str) -> str:
     told = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
     what = f"{told} is not committed as it is" if len(lacking) == 1 else f"{told} are not committed as they are"
     raise PublishError(
-        f"{what} here, so nobody could find what was published: `git add dvc.lock records data/licence-overrides.yaml` "
-        "(those that are there), and commit"
+        f"{what} here, so nobody could find what was published: `git add dvc.lock records checkpoints "
+        "data/licence-overrides.yaml` (those that are there), and commit"
     )
 
 

@@ -120,6 +120,34 @@ def test_only_what_is_transient_is_tried_again(project, flow, capfd, monkeypatch
     assert wait_for(lambda: tries("join") == 2 and tries("count") > 1 and tries("letters@a") == 1, 20)
 
 
+@pytest.fixture
+def another(project: Path) -> None:
+    """An adopted checkpoint that `count` reads, and that is another than its .dvc file says."""
+    adopted = project / "checkpoints/mine/stage1"
+    adopted.mkdir(parents=True)
+    (adopted / "model.safetensors").write_text("one")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", str(adopted)], check=True, env=environment())
+    (adopted / "model.safetensors").unlink()
+    (adopted / "model.safetensors").write_text("another")
+    stages = (project / "dvc.yaml").read_text()
+    read = stages.replace("deps: [stage.py, made/joined.txt]", "deps: [stage.py, made/joined.txt, checkpoints/mine]")
+    (project / "dvc.yaml").write_text(read)
+
+
+def test_a_plan_does_not_read_an_adopted_checkpoint_that_is_another(another, capfd):
+    from flows.pipeline import main
+
+    assert main(["--dry-run"]) == 1
+    assert "`dvc checkout --force checkpoints/mine/stage1.dvc`" in capfd.readouterr().err
+    assert main(["--dry-run", "--flow", "data"]) == 0, "what does not read it is left alone"
+
+
+def test_no_run_reads_an_adopted_checkpoint_that_is_another(project, another, flow, capfd):
+    assert flow([]) == 1
+    assert "`dvc checkout --force checkpoints/mine/stage1.dvc`" in capfd.readouterr().err
+    assert not (project / "dvc.lock").exists()
+
+
 def test_a_wrong_target_is_an_error_that_names_the_stages(project, flow, capfd):
     assert flow(["--target", "nothing"]) == 1
     assert "no stage `nothing`; it has: letters@a, letters@b, join, count" in capfd.readouterr().err

@@ -1,6 +1,7 @@
 """The worktree of scheduled runs, with real git and DVC: clean, at the pinned commit, and nobody else's."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -176,3 +177,43 @@ def test_the_code_that_runs_is_the_commits_own(project, tmp_path):
     command = ["python", "-c", "import fusion; print(fusion.SAYS)"]
     said = subprocess.run(command, cwd=tmp_path, env=run_here(folder), capture_output=True, text=True, check=True)
     assert said.stdout == "pinned\n"
+
+
+def adopt(project: StoredProject, text: str) -> str:
+    """What `fusion adopt` leaves of a checkpoint with this content, committed."""
+    weights = project.root / "checkpoints/mine/stage1/model.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.unlink(missing_ok=True)
+    weights.write_text(text)
+    project.dvc("add", "--quiet", "checkpoints/mine/stage1")
+    return project.commit(f"adopted {text}")
+
+
+def test_an_adopted_checkpoint_is_the_commits_own(project, tmp_path):
+    first = adopt(project, "one")
+    weights = tmp_path / "tree/checkpoints/mine/stage1/model.safetensors"
+    prepare(project.root, first, tmp_path / "tree")
+    assert weights.read_text() == "one", "git brings the .dvc file alone"
+    second = adopt(project, "another")
+    prepare(project.root, second, tmp_path / "tree")
+    assert weights.read_text() == "another"
+    weights.unlink()
+    weights.write_text("changed by hand")
+    prepare(project.root, second, tmp_path / "tree")
+    assert weights.read_text() == "another"
+    assert StoredProject(tmp_path / "tree").git("status", "--porcelain") == ""
+
+    # Adopted on another machine: the cache lacks it, the remote has it.
+    project.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
+    project.dvc("push", "--quiet", "checkpoints/mine/stage1.dvc")
+    third = project.commit("a remote")
+    shutil.rmtree(project.root / ".dvc/cache")
+    project.git("worktree", "remove", "--force", str(tmp_path / "tree"))
+    prepare(project.root, third, tmp_path / "tree")
+    assert weights.read_text() == "another"
+    # Nowhere: a run that does not read it has no use for it.
+    for lost in (project.root / ".dvc/cache", tmp_path / "store"):
+        shutil.rmtree(lost)
+    project.git("worktree", "remove", "--force", str(tmp_path / "tree"))
+    prepare(project.root, third, tmp_path / "tree")
+    assert not weights.exists()

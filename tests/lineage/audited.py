@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,12 @@ class Project:
         self.commit("run")
         return self
 
-    def run(self) -> None:
-        """Runs all stages and has DVC take their outputs in."""
+    def run(self, stages: Iterable[str] = STAGES) -> None:
+        """Runs all stages, or those, and has DVC take their outputs in."""
         before = Path.cwd()
         os.chdir(self.root)
         try:
-            for stage in STAGES:
+            for stage in stages:
                 with record_stage(stage):
                     _work(stage)
             with Repo(".") as repo:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dvc.repo import Repo
 from typer.testing import CliRunner
 
@@ -180,3 +181,32 @@ def test_an_adopted_checkpoint_is_audited_as_well(finished: Project, tmp_path: P
         path.unlink()
     project.commit()
     assert "record-missing" in {finding.kind for finding in audited(project).errors}
+
+
+def test_a_checkpoint_adopted_in_the_place_of_a_stage_is_no_source_of_the_next_one(finished: Project, tmp_path: Path):
+    project = finished.copy(tmp_path / "copy")
+    place = "checkpoints/tiny/stage1"
+    stages = yaml.safe_load((project.root / "dvc.yaml").read_text())
+    del stages["stages"]["train"]
+    project.write("dvc.yaml", yaml.safe_dump(stages, sort_keys=False).encode())
+    project.write("fusion/train.py", b"# newer than the last run of `train`\n")
+    project.write(f"{place}/model.safetensors", b"weights from elsewhere")
+    facts = {"adopt": {"name": "tiny/stage1", "origin": {"kind": "folder", "name": "/somewhere"}}}
+    record_adoption(
+        "adopt@tiny-stage1", "fusion adopt /somewhere", facts, place, {"started": "2026-01-01"}, project.root
+    )
+    with contextlib.chdir(project.root), Repo(".") as repo:
+        repo.add(place)
+    project.git("add", "-A")
+    project.git("reset", "-q", f"{place}.dvc")
+    project.git("commit", "-q", "-m", "adopted")
+    project.run(["evaluate", "package"])
+    project.git("add", "records", "dvc.lock")
+    project.git("commit", "-q", "-m", "run")
+
+    assert "train" in (project.root / "dvc.lock").read_text(), "DVC keeps what it knew of the stage"
+    (found,) = audited(project).sorted
+    assert (found.kind, found.where) == ("uncommitted", f"{place}.dvc") and f"`git add {place}.dvc`" in found.remedy
+    project.commit()
+    assert audited(project).sorted == []
+    assert audit(project.root, "HEAD")[0].sorted == []

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fusion.data.catalog import Catalog, load_catalog
+from fusion.lineage.adopted import record_adoption
 from fusion.lineage.record import record_stage
 from fusion.publish.package import build_package
 from fusion.release.publish import Target, publish_variant
@@ -92,6 +94,29 @@ class PublishedProject:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
+    def adopt_stage1(self) -> None:
+        """Makes `tiny` a variant whose stage 1 was adopted, with all that comes after it; nothing is committed."""
+        self.set("variants.tiny.adopted", "stage1")
+        before = Path.cwd()
+        os.chdir(self.root)
+        try:
+            document = yaml.safe_load(Path("dvc.yaml").read_text())
+            del document["stages"]["train_stage1"]
+            Path("dvc.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+            for folder in Path("records").iterdir():
+                if not folder.name.startswith("curate"):
+                    shutil.rmtree(folder)
+            out = {"md5": "0" * 32 + ".dir", "size": 1, "nfiles": 1, "hash": "md5", "path": "stage1"}
+            Path("checkpoints/tiny/stage1.dvc").write_text(yaml.safe_dump({"outs": [out]}))
+            facts = {"adopt": {"name": "tiny/stage1", "origin": {"kind": "folder", "name": "away"}}}
+            run = {"started": "2026-01-01"}
+            record_adoption("adopt@tiny-stage1", "fusion adopt away", facts, "checkpoints/tiny/stage1", run)
+            for folder in ("results/tiny/evaluation", "data/benchmarks"):
+                shutil.rmtree(folder)
+            _train(["stage1_5", "stage2"])
+        finally:
+            os.chdir(before)
+
     def copy(self, root: Path) -> "PublishedProject":
         """The same elsewhere."""
         shutil.copytree(self.root, root, symlinks=True)
@@ -122,14 +147,20 @@ def _write() -> None:
 
 def _run() -> None:
     root = Path(".")
-    settings, catalog = load_settings(root / "params.yaml"), load_catalog(root / "data/catalog")
-    write_training(root, settings, steps=40)
+    write_training(root, load_settings(root / "params.yaml"), steps=40)
     for dataset in SOURCES:
         with record_stage(f"curate@{dataset}", root):
             write_dataset(root, dataset, 12, 1)
-    for stage, seed in TRAINED.items():
+    _train(TRAINED)
+
+
+def _train(trained: Iterable[str]) -> None:
+    """These stages of training and all that comes after them."""
+    root = Path(".")
+    settings, catalog = load_settings(root / "params.yaml"), load_catalog(root / "data/catalog")
+    for stage in trained:
         with record_stage(f"train_{stage}@tiny", root):
-            write_checkpoint(root / f"checkpoints/tiny/{stage}", seed)
+            write_checkpoint(root / f"checkpoints/tiny/{stage}", TRAINED[stage])
     with record_stage("evaluate@tiny", root):
         write_evaluation(root, 40)
         write_columns(root, settings)

@@ -73,6 +73,11 @@ def record_that_nobody_committed(project: PublishedProject) -> None:
     project.git("commit", "-q", "-m", "without it")
 
 
+def adoption_that_nobody_committed(project: PublishedProject) -> None:
+    project.adopt_stage1()
+    project.commit()  # git ignores checkpoints/ there, so the .dvc file does not come along.
+
+
 def changed_package(project: PublishedProject) -> None:
     path = project.root / "packages/tiny/README.md"
     path.write_text(path.read_text() + "The best of all models.\n")
@@ -109,6 +114,7 @@ CASES: list[tuple[Callable[[PublishedProject], None], tuple[str, ...]]] = [
     (override_that_nobody_committed, ("tree: data/licence-overrides.yaml is not committed as it is", "git add")),
     (missing_record, ("records/train_stage1-tiny/ has no record", "git checkout -- records")),
     (record_that_nobody_committed, ("commit: records/train_stage1-tiny/", "git add dvc.lock records")),
+    (adoption_that_nobody_committed, ("commit: checkpoints/tiny/stage1.dvc is not committed as it is", "git add")),
     (changed_package, ("packages/tiny is not what a record of `package@tiny`", "`dvc repro package@tiny`")),
     (changed_stage_checkpoint, ("checkpoints/tiny/stage1 is not what a record", "dvc checkout")),
     (no_package, ("packages/tiny is not there: run `dvc repro package@tiny`",)),

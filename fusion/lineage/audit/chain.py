@@ -94,14 +94,14 @@ def _completed(root: Path, before: str, after: str) -> bool:
 
 
 def check_committed(root: Path, code: tuple[str, ...], report: Report) -> None:
-    """The working tree's code, dvc.lock and records are those of the commit."""
+    """The working tree's code, dvc.lock, records and .dvc files of what was adopted are those of the commit."""
     report.commit = _git(root, "rev-parse", "HEAD").strip() or None
     if report.commit is None:
         return report.error("no-commit", ".", "git cannot tell the commit", "run it in a git checkout with a commit")
     for paths, kind, what, remedy in (
         (code, "dirty", "differs from the commit", "commit it, or `git checkout -- ` it"),
         (
-            ("dvc.lock", RECORDS),
+            ("dvc.lock", RECORDS, "checkpoints/*.dvc"),
             "uncommitted",
             "is not what is committed",
             "`git diff`, then commit it or check it out",
@@ -109,7 +109,11 @@ def check_committed(root: Path, code: tuple[str, ...], report: Report) -> None:
     ):
         changed = _git(root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *paths)
         for entry in filter(None, changed.split("\0")):
-            report.error(kind, entry[3:], f"{entry[3:]} {what} ({entry[:2].strip()})", remedy)
+            path, state = entry[3:], entry[:2].strip()
+            if state == "??" and kind == "uncommitted":
+                report.error(kind, path, f"{path} is not committed", f"`git add {path}`, then commit it")
+            else:
+                report.error(kind, path, f"{path} {what} ({state})", remedy)
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -19,11 +19,14 @@ def check_lock(
     lock: Mapping[str, Locked], stages: Mapping[str, Stage], contents: Contents, root: Path, report: Report
 ) -> None:
     """Reports what does not fit, a line each."""
+    old = superseded(lock, stages)
     for name in stages.keys() - lock.keys():
         report.error("never-run", name, f"stage `{name}` of dvc.yaml is not in dvc.lock", f"`dvc repro {name}`")
     outs = {path: entry for locked in lock.values() for path, entry in locked.outs.items()}
     trees = _Trees(root, outs, contents)
     for name, locked in lock.items():
+        if name in old:
+            continue
         again = f"`git diff HEAD -- dvc.lock`; if it was not edited, `dvc repro {name}`"
         if name in stages:
             for what in _unlike(locked, stages[name]):
@@ -42,6 +45,19 @@ def check_lock(
             wrong = _wrong_size(entry, contents)
             if wrong:
                 report.error("lock-differs", name, f"dvc.lock: {name}: {path} {wrong}", again)
+
+
+def superseded(lock: Mapping[str, Locked], stages: Mapping[str, Stage]) -> set[str]:
+    """The entries of stages that dvc.yaml has no more, and in whose place something was adopted since.
+
+    DVC takes no entry out of dvc.lock, so they stay; what they name is no more what is there, and cannot be.
+    """
+    adopted = {path for name, locked in lock.items() if name.endswith(".dvc") for path in locked.outs}
+    return {
+        name
+        for name, locked in lock.items()
+        if name not in stages and not name.endswith(".dvc") and not adopted.isdisjoint(locked.outs)
+    }
 
 
 def _unlike(locked: Locked, stage: Stage) -> list[str]:

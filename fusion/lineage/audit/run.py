@@ -11,13 +11,13 @@ from typing import Any
 from fusion.lineage.audit.chain import check_chain, check_committed, check_history, read_all
 from fusion.lineage.audit.contents import Content, Contents
 from fusion.lineage.audit.findings import Artifact, Report
-from fusion.lineage.audit.lockfile import check_lock
+from fusion.lineage.audit.lockfile import check_lock, superseded
 from fusion.lineage.environment import CODE
 from fusion.lineage.errors import LineageError
 from fusion.lineage.files import Hasher
 from fusion.lineage.lock import Cache, Locked, cache_of, read_lock, tree_at
 from fusion.lineage.records import Record, source_inputs
-from fusion.lineage.stages import resolve_stages
+from fusion.lineage.stages import Stage, resolve_stages
 
 
 def audit(root: Path = Path("."), commit: str | None = None) -> tuple[Report, dict[str, Record]]:
@@ -47,14 +47,20 @@ def _audit(root: Path, cache: Cache, work: bool) -> tuple[Report, dict[str, Reco
     except LineageError as error:
         report.error("unreadable", "dvc.lock", str(error), "`git checkout -- dvc.lock dvc.yaml`")
         return report, {}
-    entries = [entry for locked in lock.values() for entry in locked.outs.values()]
+    old = superseded(lock, stages)
+    # Of an output that was a stage's and is adopted now, the .dvc file has the last word: read_lock has it last.
+    entries = list({path: entry for locked in lock.values() for path, entry in locked.outs.items()}.values())
     report.count("stages", len(lock))
     report.count("artifacts", len(entries))
     contents = Contents(entries, cache, root, work, report)
     check_lock(lock, stages, contents, root, report)
     hasher = Hasher(root)
+    # What was adopted is no source: like the outputs of stages, it is compared by itself.
+    adopted = {name: Stage(name, "", (), tuple(one.outs), {}) for name, one in lock.items() if name.endswith(".dvc")}
     current: dict[str, Record] = {}
     for name, locked in lock.items():
+        if name in old:
+            continue
         record = _record_of(locked, records, contents, hasher)
         report.artifacts += [_artifact(path, locked, record, contents, work) for path in locked.outs]
         if record is None and not locked.outs:
@@ -65,7 +71,7 @@ def _audit(root: Path, cache: Cache, work: bool) -> tuple[Report, dict[str, Reco
         current[record.stage] = record
         _check_outputs(locked, record, contents, root, work, report)
         if name in stages:
-            sources = source_inputs(stages[name], stages)
+            sources = source_inputs(stages[name], {**adopted, **stages})
             _check_record(locked, record, sources, hasher, report)
     report.artifacts.sort()
     check_chain(current, records, report)
@@ -186,7 +192,8 @@ def _check_orphans(root: Path, outs: set[str], report: Report) -> None:
     folders = sorted({path.split("/")[0] for path in outs})
     command = ["git", "-C", str(root), "ls-files", "-z", "--others", "--", *folders]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
-    for path in sorted(filter(None, listed.split("\0"))):
+    told = {finding.where for finding in report.errors if finding.kind == "uncommitted"}
+    for path in sorted(set(filter(None, listed.split("\0"))) - told):
         parts = path.split("/")
         inside = any("/".join(parts[:length]) in outs for length in range(1, len(parts) + 1))
         # DVC writes a .gitignore beside an output that git does not ignore by itself.
