@@ -233,11 +233,11 @@ def write_training(root: Path, settings: Settings, steps: int) -> None:
         (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def write_evaluation(root: Path, questions: int) -> None:
-    """Benchmarks, answers and scores."""
+def write_evaluation(root: Path, questions: int, first: str = "stage1") -> None:
+    """Benchmarks, answers and scores, of the last checkpoint and that of `first`."""
     benchmarks: dict[str, Any] = {}
     answers = []
-    levels = {"tiny stage2": 0.85, "tiny stage1": 0.3, "grey picture": 0.4, "question-only prior": 0.45}
+    levels = {"tiny stage2": 0.85, f"tiny {first}": 0.3, "grey picture": 0.4, "question-only prior": 0.45}
     for name in ("easy-vqa-test", "scenes-test"):
         rng = random.Random(name)
         folder = root / f"data/benchmarks/{name}"
@@ -309,7 +309,7 @@ def write_evaluation(root: Path, questions: int) -> None:
     scores = {
         "variant": "tiny",
         "confidence": 0.95,
-        "checkpoints": {"stage2": weights, "stage1": {}},
+        "checkpoints": {"stage2": weights, first: {}},
         "benchmarks": benchmarks,
     }
     (folder / "scores.json").write_text(json.dumps(scores))

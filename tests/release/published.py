@@ -17,6 +17,7 @@ from fusion.lineage.record import record_stage
 from fusion.publish.package import build_package
 from fusion.release.publish import Target, publish_variant
 from fusion.settings import Settings, load_settings
+from tests.adopted import adopt
 from tests.publish.finished_run import SOURCES, write_columns, write_dataset, write_evaluation, write_training
 from tests.publish.small_checkpoint import write_checkpoint
 from tests.publish.stages import dvc_yaml
@@ -31,8 +32,8 @@ class PublishedProject:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def build(self) -> "PublishedProject":
-        """Writes everything and commits it."""
+    def build(self, adopted: bool = False) -> "PublishedProject":
+        """Writes everything and commits it; `adopted`: stage 1.5 is a checkpoint that was made elsewhere."""
         self.root.mkdir(parents=True)
         self.git("init", "-q", "--initial-branch", "main")
         self.git("config", "user.name", "Test")
@@ -42,11 +43,22 @@ class PublishedProject:
         try:
             _write()
             self.commit()
-            _run()
+            if adopted:
+                self._adopt()
+            _run("stage1_5" if adopted else None)
         finally:
             os.chdir(before)
         self.commit()
         return self
+
+    def _adopt(self) -> None:
+        """In the documented order: params.yaml names it, then it is adopted, then both are committed."""
+        self.set("variants.tiny.adopted", "stage1_5")
+        (self.root / "dvc.yaml").write_text(dvc_yaml(["stage2"], ["code.py"], "stage1_5"))
+        decided = "'adopted:tiny/stage1_5': 'the legal department, 2026-01-07'\n"
+        (self.root / "data/licence-overrides.yaml").write_text(decided)
+        adopt(self.root, b"weights")
+        self.commit()
 
     def git(self, *arguments: str) -> str:
         run = subprocess.run(("git", *arguments), cwd=self.root, check=True, capture_output=True, text=True)
@@ -116,22 +128,23 @@ def _write() -> None:
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
     (root / ".dvc/.gitignore").write_text("/tmp\n/cache\n")
     ignored = [f"/data/{name}/" for name in ("shards", "index", "manifests", "benchmarks")]
-    ignored += ["/checkpoints/", "/results/", "/packages/", "/published/", "/runs/", "/scratch/"]
+    ignored += ["/checkpoints/*/*/", "/results/", "/packages/", "/published/", "/runs/", "/scratch/"]
     (root / ".gitignore").write_text("\n".join(ignored) + "\n")
 
 
-def _run() -> None:
+def _run(adopted: str | None) -> None:
     root = Path(".")
     settings, catalog = load_settings(root / "params.yaml"), load_catalog(root / "data/catalog")
     write_training(root, settings, steps=40)
     for dataset in SOURCES:
         with record_stage(f"curate@{dataset}", root):
             write_dataset(root, dataset, 12, 1)
-    for stage, seed in TRAINED.items():
+    trained = {stage: seed for stage, seed in TRAINED.items() if adopted is None or stage > adopted}
+    for stage, seed in trained.items():
         with record_stage(f"train_{stage}@tiny", root):
             write_checkpoint(root / f"checkpoints/tiny/{stage}", seed)
     with record_stage("evaluate@tiny", root):
-        write_evaluation(root, 40)
+        write_evaluation(root, 40, adopted or "stage1")
         write_columns(root, settings)
     with record_stage("package@tiny", root):
         build_package(settings, catalog, "tiny", root)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusion.release.errors import RefusedError
+from tests.adopted import FOLDER, adopt
 from tests.release.published import PublishedProject
 
 
@@ -165,6 +166,26 @@ def test_a_run_from_a_dirty_tree_counts_only_where_its_code_is_that_of_the_commi
     (project.root / "code.py").write_text("# another\n")
     project.commit()
     with pytest.raises(RefusedError, match=r"curate@tiny-stage1 ran from a tree that differed .* in code\.py"):
+        project.publish()
+
+
+def test_an_adopted_checkpoint_stands_in_no_way_though_its_tree_was_dirty(tmp_path: Path):
+    project = PublishedProject(tmp_path / "project").build(adopted=True)
+    (record,) = (project.root / "records/adopt-tiny-stage1_5").glob("*.json")
+    assert json.loads(record.read_text())["run"]["git"]["dirty"], "as params.yaml was edited before"
+    # Another was tried in between, and git and DVC brought the first one back.
+    adopt(project.root, b"others", FOLDER, started="2026-02-01T00:00:00.000+00:00")
+    project.commit()
+    adopt(project.root, b"weights")
+    project.publish()
+    assert (project.root / "published").is_dir()
+
+
+def test_the_record_of_an_adoption_has_to_be_committed(tmp_path: Path):
+    project = PublishedProject(tmp_path / "project").build(adopted=True)
+    project.git("rm", "-q", "--cached", "-r", "records/adopt-tiny-stage1_5")
+    project.git("commit", "-q", "-m", "without it")
+    with pytest.raises(RefusedError, match="commit: records/adopt-tiny-stage1_5/"):
         project.publish()
 
 
