@@ -1,5 +1,7 @@
 """An adoption as `fusion adopt VARIANT/STAGE` leaves it, without its checks: any files do for a checkpoint."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,9 @@ def adopt(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(weights)
-    folder.with_suffix(".dvc").write_text(f"outs:\n- path: {folder.name}\n  hash: md5\n")
+    listing = json.dumps([{"md5": hashlib.md5(weights).hexdigest(), "relpath": "model.safetensors"}])
+    known = f"md5: {hashlib.md5(listing.encode()).hexdigest()}.dir\n  size: {len(weights)}\n  nfiles: 1\n  hash: md5"
+    folder.with_suffix(".dvc").write_text(f"outs:\n- {known}\n  path: {folder.name}\n")
     named = origin["repo"] if origin["kind"] == "hub" else origin["name"]
     facts = {
         "origin": dict(origin), "stage": folder.name, "name": place, "left_out": [], "parameters": 12,
