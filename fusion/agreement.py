@@ -13,7 +13,8 @@ from fusion.documents import did_you_mean
 from fusion.errors import FusionError
 from fusion.model.template import TEMPLATES
 from fusion.settings import Settings, SettingsError, Variant
-from fusion.zoo.entries import load_zoo
+from fusion.zoo.entries import ZooError, load_zoo
+from fusion.zoo.rules import check_same_base, checkpoint_identity, variant_identity
 
 
 def check_agreement(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
@@ -46,18 +47,24 @@ def check_blocks(settings: Settings) -> None:
 
 
 def check_adopted(settings: Settings, root: Path = Path()) -> None:
-    """Raises `SettingsError` for a variant to be built whose adopted checkpoint is not there.
+    """Raises `SettingsError` for a variant to be built whose adopted checkpoint is not there or has another base.
 
-    Apart from the others because `fusion adopt` runs when the variant has its place in the pipeline already.
+    Of the base models nothing but these settings speaks there: no stage builds from them. Apart from the others because `fusion adopt` runs when the variant has its place in the pipeline already.
     """
     lines = []
     for name in settings.run.variants:
-        stage = settings.variant(name).adopted
-        if stage and not (root / f"checkpoints/{name}/{stage}.dvc").is_file():
+        variant = settings.variant(name)
+        folder = root / f"checkpoints/{name}/{variant.adopted}"
+        if variant.adopted and not folder.with_suffix(".dvc").is_file():
             lines.append(
-                f"params.yaml: variants.{name}.adopted: checkpoints/{name}/{stage}.dvc is not there: run "
-                f"`fusion adopt CHECKPOINT --as {name}/{stage}`"
+                f"params.yaml: variants.{name}.adopted: checkpoints/{name}/{variant.adopted}.dvc is not there: run "
+                f"`fusion adopt CHECKPOINT --as {name}/{variant.adopted}`"
             )
+        elif variant.adopted and (folder / "config.json").is_file():
+            try:
+                check_same_base(checkpoint_identity(folder), variant_identity(variant, root), str(folder))
+            except ZooError as error:
+                lines.append(f"params.yaml: variants.{name}.base: {error}")
     _raise(lines)
 
 

@@ -18,7 +18,8 @@ from fusion.adopt.source import Source, choose_files, find_source
 from fusion.data.store.folders import output_folder
 from fusion.hashing import file_sha256
 from fusion.lineage.adopted import record_adoption
-from fusion.lineage.outside import ADOPT, FOLDER
+from fusion.lineage.outside import FOLDER
+from fusion.lineage.records import ADOPT
 from fusion.lineage.stages import producer_of, producers, resolve_stages
 from fusion.settings import STAGES, Settings, Variant
 from fusion.zoo.entries import stage_note

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusion.lineage.compare import ABSENT
+from fusion.lineage.records import ADOPT
 
 if TYPE_CHECKING:
     from fusion.inquiry.side import Side
     from fusion.lineage.compare import RunDiff
 
 SHOWN = 6
+WEIGHTS = ("base", ADOPT, "train")
+"""How the roles begin whose outputs are weights."""
 
 
 def diff(
@@ -40,7 +43,7 @@ def diff_document(first: str, second: str, root: Path = Path(".")) -> dict[str, 
     return {
         "first": {"name": first, "digest": a.family.digest},
         "second": {"name": second, "digest": b.family.digest},
-        "same_weights": not any(run.role.startswith(("base", "train")) and not run.same_outputs for run in runs),
+        "same_weights": not any(run.role.startswith(WEIGHTS) and not run.same_outputs for run in runs),
         "causes": sorted(_gathered(causes), key=_rank),
         "data": data,
         "environment": {name: list(pair) for run in runs for name, pair in run.environment.items()},
@@ -74,15 +77,15 @@ def _gathered(causes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _cause(run: RunDiff, data: list[dict[str, Any]], runs: list[RunDiff]) -> dict[str, Any]:
     """What a run changed, how likely it is what one looks for (0 to 1), and why."""
     name = run.role.partition("@")[0]
-    trained = any(one.role.startswith(("base", "train")) and not one.same_outputs for one in runs)
+    trained = any(one.role.startswith(WEIGHTS) and not one.same_outputs for one in runs)
     share, why = 0.1, "made anew from the rest"
     changed_values = any(ABSENT not in pair for pair in run.params.values())
     if run.first is None or run.second is None:
-        share = {"train": 0.9, "shard": 0.8}.get(name.split("_")[0], 0.05)
+        share = {"train": 0.9, ADOPT: 0.9, "shard": 0.8}.get(name.split("_")[0], 0.05)
         why = f"only {'B' if run.first is None else 'A'} has it"
     elif run.is_unexplained:
         share, why = 0.6, "equal inputs gave other outputs: the environment, or something that is not deterministic"
-    elif name == "base":
+    elif name in ("base", ADOPT):
         share, why = 1.0, "training began from other weights"
     elif name.startswith("train"):
         share = 0.95 if changed_values else 0.7

@@ -12,7 +12,7 @@ from fusion.hashing import json_sha256
 from fusion.lineage.errors import LineageError
 from fusion.lineage.files import Hasher
 from fusion.lineage.outside import with_adopted
-from fusion.lineage.records import Record, choose_record, read_inputs, record_folder, wanted_of
+from fusion.lineage.records import Record, choose_record, read_inputs, record_folder, remedy, wanted_of
 from fusion.lineage.stages import Stage, ancestors_of, parents_of, producer_of, producers, resolve_stages
 
 FORMAT = 1
@@ -46,9 +46,9 @@ def ancestry_of(stage_name: str, root: Path = Path(".")) -> Ancestry:
     Raises `LineageError` for an unknown stage, a missing record (naming the stage to run again), and for two stages
     that were made from different outputs of the same parent.
     """
-    stages = with_adopted(resolve_stages(root), root)
-    outputs = producers(stages.values())
     hasher = Hasher(root)
+    stages = with_adopted(resolve_stages(root), root, hasher)
+    outputs = producers(stages.values())
     inputs = _now(stages[stage_name], outputs, hasher) if stage_name in stages else {}
     return Ancestry(stage_name, _behind(stage_name, inputs, stages, root, hasher))
 
@@ -58,15 +58,16 @@ def ancestry_through(stage_name: str, root: Path = Path(".")) -> Ancestry:
 
     Raises `LineageError` as `ancestry_of`, and when what is there is not what a record of the stage says.
     """
-    stages = with_adopted(resolve_stages(root), root)
+    hasher = Hasher(root)
+    stages = with_adopted(resolve_stages(root), root, hasher)
     if stage_name not in stages:
         raise LineageError(f"dvc.yaml has no stage `{stage_name}`")
-    stage, hasher = stages[stage_name], Hasher(root)
+    stage = stages[stage_name]
     record = choose_record(stage, stages, {path: hasher.sha256(path) for path in stage.outs}, root, hasher)
     if record is None:
         raise LineageError(
             f"{', '.join(stage.outs)} {'is' if len(stage.outs) == 1 else 'are'} not what a record of `{stage_name}` in "
-            f"{record_folder(stage_name)}/ says: get it back with `dvc checkout`, or run `dvc repro {stage_name}`"
+            f"{record_folder(stage_name)}/ says: get it back with `dvc checkout`, or run `{remedy(stage)}`"
         )
     behind = _behind(stage_name, record.inputs, stages, root, hasher)
     return Ancestry(stage_name, {**behind, stage_name: record})
@@ -86,7 +87,7 @@ def _behind(
         if record is None:
             raise LineageError(
                 f"{record_folder(stage.name)}/ has no record of the run of `{stage.name}` that wrote what is there: "
-                f"get it back with `git checkout -- records`, or run `dvc repro --force --single-item {stage.name}`"
+                f"get it back with `git checkout -- records`, or run `{remedy(stage, '--force --single-item ')}`"
             )
         records[stage.name] = record
         _note_read(stage, record.inputs, outputs, read)
@@ -103,7 +104,7 @@ def _now(stage: Stage, outputs: dict[str, Stage], hasher: Hasher) -> dict[str, s
     for path in stage.deps:
         hit = producer_of(path, outputs)
         if hit is not None and not hasher.exists(path):
-            raise LineageError(f"{path} is not there: run `dvc repro {hit[1].name}`, or `dvc checkout {hit[0]}`")
+            raise LineageError(f"{path} is not there: run `{remedy(hit[1])}`, or `dvc checkout {hit[0]}`")
     return read_inputs(stage, outputs, hasher)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusion.lineage.family import Family, Member
+from fusion.lineage.records import ADOPT
 
 Pair = tuple[Any, Any]
 ABSENT = "(not there)"
@@ -79,6 +80,9 @@ class _Names:
         for name, role in sorted(self.sets.items(), key=lambda item: -len(item[0])):
             if name in parts or any(part.startswith(f"{name}-") for part in parts):
                 text = text.replace(name, role)
+        # An adoption is named after its place: adopt@MODEL-STAGE.
+        if self.variant and text.startswith(f"{ADOPT}@{self.variant}-"):
+            return f"{ADOPT}@MODEL-{text.removeprefix(f'{ADOPT}@{self.variant}-')}"
         return text.replace(self.variant, "MODEL") if self.variant and self.variant in parts else text
 
 
@@ -125,7 +129,10 @@ def _sources(member: Member) -> dict[str, Any]:
 def _params(member: Member, names: _Names) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file, values in member.record.document["params"].items():
-        for key, value in values.items():
+        # Where an adopted checkpoint came from says more than the hashes of its files.
+        for key, value in sorted(values.items(), key=lambda item: (file, item[0]) == (ADOPT, "files")):
+            if (file, key) == (ADOPT, "name"):
+                value = names.plain(value)
             prefix = "" if file == "params.yaml" or file.startswith("data/catalog/") else f"{file}: "
             _flatten(prefix + names.plain(key), value, found)
     return found

@@ -16,7 +16,7 @@ from fusion.hashing import json_sha256
 from fusion.lineage.errors import LineageError
 from fusion.lineage.files import Hasher
 from fusion.lineage.outside import with_adopted
-from fusion.lineage.records import RECORDS, Record, read_records, source_inputs
+from fusion.lineage.records import RECORDS, Record, by_age, read_records, source_inputs
 from fusion.lineage.stages import Stage, resolve_stages
 
 
@@ -97,8 +97,8 @@ class Records:
     def __init__(self, root: Path) -> None:
         """Raises `LineageError` for a record that was edited or cannot be read."""
         self._root = root
-        self._stages = with_adopted(resolve_stages(root), root)
         self._hasher = Hasher(root)
+        self._stages = with_adopted(resolve_stages(root), root, self._hasher)
         self._found: dict[str, list[Record]] = {}
 
     def of(self, stage: str) -> list[Record]:
@@ -110,7 +110,7 @@ class Records:
     def pick(self, stage: str, wanted: Mapping[str, str], digest: str | None) -> Record | None:
         """The record of the run of `stage` that wrote `wanted` (path -> sha256); None without one."""
         found = [r for r in self.of(stage) if all(r.outputs.get(path) == sha for path, sha in wanted.items())]
-        newest = sorted(found, key=lambda record: str(record.document["run"].get("started")), reverse=True)
+        newest = by_age(found)[::-1]
         for test in (self.is_current, lambda record: record.digest == digest, lambda record: True):
             chosen = next((record for record in newest if test(record)), None)
             if chosen is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fusion.lineage.family import Family, Member
-from fusion.lineage.outside import ADOPT
+from fusion.lineage.records import is_adoption
 from fusion.lineage.verify import SAME, Verified
 from fusion.lineage.view import group_of, licence_of, licence_text, source_of
 
@@ -108,7 +108,7 @@ def _layout(
 def _adopted_place(member: Member) -> tuple[str, str]:
     """Variant and stage in whose place a checkpoint was adopted; empty for everything else."""
     variant, _, stage = next(iter(member.record.outputs), "").removeprefix("checkpoints/").partition("/")
-    return (variant, stage) if member.stage.startswith(f"{ADOPT}@") and stage in STAGES else ("", "")
+    return (variant, stage) if is_adoption(member.stage) and stage in STAGES else ("", "")
 
 
 def _into_set(box: Box, member: Member, members: Mapping[str, Member], ids: Mapping[str, str], damaged: bool) -> None:

@@ -61,11 +61,11 @@ def record_stage(stage_name: str, root: Path = Path(".")) -> Iterator[None]:
     if os.environ.get("FUSION_RECORDING") == stage_name:
         yield
         return
-    stages = with_adopted(resolve_stages(root), root)
+    before = RememberingHasher(root)
+    stages = with_adopted(resolve_stages(root), root, before)
     if stage_name not in stages:
         raise LineageError(f"dvc.yaml has no stage `{stage_name}`, so its run cannot be recorded")
     stage = stages[stage_name]
-    before = RememberingHasher(root)
     inputs = read_inputs(stage, producers(stages.values()), before)
     parents = _parent_digests(stage, stages, inputs, root, before)
     before.remember()

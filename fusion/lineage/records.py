@@ -12,6 +12,8 @@ from fusion.lineage.files import Hasher
 from fusion.lineage.stages import Stage, parents_of, producer_of, producers
 
 RECORDS = "records"
+ADOPT = "adopt"
+"""Records of `fusion adopt` are those of stages named adopt@NAME."""
 DETERMINISTIC = ("stage", "command", "params", "inputs", "outputs", "parents")
 """The fields of a record that its digest covers."""
 CORE = ("stage", "command", "params", "inputs", "outputs")
@@ -73,6 +75,23 @@ def read_records(stage: str, root: Path = Path(".")) -> list[Record]:
     return found
 
 
+def is_adoption(stage: str) -> bool:
+    """Whether a stage is one that a person did, with `fusion adopt`, and no command of dvc.yaml can do again."""
+    return stage.startswith(f"{ADOPT}@")
+
+
+def by_age(records: Iterable[Record]) -> list[Record]:
+    """The records, the oldest run first."""
+    return sorted(records, key=lambda record: str(record.document["run"].get("started")))
+
+
+def remedy(stage: Stage, force: str = "") -> str:
+    """The command that makes the output of `stage` again; `force`: further arguments for DVC."""
+    if is_adoption(stage.name):
+        return f"fusion adopt CHECKPOINT --as {stage.outs[0].removeprefix('checkpoints/').removeprefix('adopted/')}"
+    return f"dvc repro {force}{stage.name}"
+
+
 def record_file_name(core: dict[str, Any]) -> str:
     outputs = json_sha256(core["outputs"])
     inputs = json_sha256({name: core[name] for name in ("command", "params", "inputs")})
@@ -112,7 +131,8 @@ def choose_record(
 
     Several runs can have written the same bytes: then the one whose command, parameters and source files are those of
     the working tree, because DVC runs a stage again when they change. Data that other stages wrote is hashed only if
-    that does not decide. Raises `LineageError` when none of them fits the working tree.
+    that does not decide. Of adoptions, which depend on nothing, it is the newest. Raises `LineageError` when none of
+    them fits the working tree.
     """
     found = [
         record
@@ -121,6 +141,8 @@ def choose_record(
     ]
     if len(found) <= 1:
         return found[0] if found else None
+    if is_adoption(stage.name):
+        return by_age(found)[-1]
     params = {path: dict(values) for path, values in stage.params.items()}
     current = [
         record

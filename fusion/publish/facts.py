@@ -8,6 +8,7 @@ from typing import Any
 
 from fusion.data.catalog import Catalog, Licence
 from fusion.evaluate.benchmark import GREY, PRIOR
+from fusion.lineage.outside import Adopted, adopted_of, adoption_of
 from fusion.publish.errors import PublishError
 from fusion.settings import Settings
 
@@ -115,7 +116,8 @@ class StageFacts:
 class Facts:
     """All of it. `weights` maps the evaluated weight files of the last stage to their sha256.
 
-    `first_stage`: the stage of the checkpoint that the model is compared with; trained here, or `adopted`.
+    `first_stage`: the stage of the checkpoint that the model is compared with; trained here, or `adopted`,
+    which says where that came from.
     """
 
     variant: str
@@ -127,7 +129,7 @@ class Facts:
     benchmarks: tuple[BenchmarkFacts, ...]
     weights: dict[str, str]
     first_stage: str
-    adopted: bool
+    adopted: Adopted | None
 
     @property
     def first_title(self) -> str:
@@ -161,8 +163,20 @@ def collect_facts(settings: Settings, catalog: Catalog, variant: str, root: Path
         ),
         weights=dict(scores["checkpoints"]["stage2"]),
         first_stage=chosen.first_stage,
-        adopted=chosen.adopted is not None,
+        adopted=None if chosen.adopted is None else _adopted(variant, chosen.adopted, root),
     )
+
+
+def _adopted(variant: str, stage: str, root: Path) -> Adopted:
+    path = f"checkpoints/{variant}/{stage}"
+    record = adoption_of(path, root)
+    adopted = None if record is None else adopted_of(record)
+    if adopted is None:
+        raise PublishError(
+            f"records/ does not say where {path} came from: get its record back with `git checkout -- records`, or run "
+            f"`fusion adopt CHECKPOINT --as {variant}/{stage}`"
+        )
+    return adopted
 
 
 def _read(path: Path, stage: str) -> dict[str, Any]:

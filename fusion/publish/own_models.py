@@ -6,8 +6,8 @@ from typing import Any
 
 from fusion.evaluate.columns.entries import load_columns
 from fusion.hashing import json_sha256
-from fusion.lineage.outside import ADOPT
-from fusion.lineage.records import RECORDS, Record, read_records
+from fusion.lineage.outside import adoption_of
+from fusion.lineage.records import ADOPT, RECORDS, Record, read_records
 from fusion.publish.errors import PublishError
 from fusion.settings import Settings
 from fusion.zoo.own import OwnModel, OwnScore
@@ -24,12 +24,15 @@ def own_models(settings: Settings, root: Path = Path(".")) -> list[OwnModel]:
 
 
 def adoptions(root: Path = Path(".")) -> list[Record]:
-    """The newest record of each adopted checkpoint, by name."""
-    found = []
+    """The record of each adopted checkpoint that is here, or was last, by name."""
+    found: dict[str, Record] = {}
     for folder in sorted((root / RECORDS).glob(f"{ADOPT}-*")):
         records = read_records(f"{ADOPT}@{folder.name.removeprefix(f'{ADOPT}-')}", root)
-        found += sorted(records, key=lambda record: str(record.document["run"]["started"]))[-1:]
-    return found
+        for path in sorted({path for record in records for path in record.outputs}):
+            record = adoption_of(path, root)
+            if record is not None:
+                found[record.stage] = record
+    return list(found.values())
 
 
 def _trained(settings: Settings, variant: str, root: Path) -> OwnModel:

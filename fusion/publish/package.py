@@ -18,7 +18,6 @@ from fusion.publish.errors import PublishError
 from fusion.publish.facts import Facts, collect_facts
 from fusion.publish.licence import WeightsLicence, weights_licence
 from fusion.settings import Settings
-from fusion.zoo.rules import check_same_base, checkpoint_identity, variant_identity
 
 ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Endings of files that are published. Pickles and code can run commands on the machine of whoever loads them."""
@@ -28,8 +27,7 @@ def build_package(settings: Settings, catalog: Catalog, variant: str, root: Path
     """Writes packages/<variant>/.
 
     Raises `PublishError` when a part is missing, when the gate does not let it pass, when its weights are not those
-    that were evaluated, or when the licence forbids it; `ZooError` when an adopted checkpoint had other base models
-    than params.yaml names; `LineageError` when a stage's record is missing.
+    that were evaluated, or when the licence forbids it; `LineageError` when a stage's record is missing.
     """
     chosen = settings.variant(variant)
     licence = weights_licence(chosen)
@@ -38,9 +36,6 @@ def build_package(settings: Settings, catalog: Catalog, variant: str, root: Path
     checkpoint = root / "checkpoints" / variant / "stage2"
     if not (checkpoint / "config.json").is_file():
         raise PublishError(f"{checkpoint} holds no checkpoint: run `dvc repro train_stage2@{variant}`")
-    if chosen.adopted:
-        # No stage before reads what params.yaml says of the base models.
-        check_same_base(checkpoint_identity(checkpoint), variant_identity(chosen, root), str(checkpoint))
     verdicts = _pass_gate(settings, variant, root)
     with output_folder(root / "packages" / variant) as folder:
         copy_checkpoint(checkpoint, folder)

@@ -18,6 +18,7 @@ from fusion.evaluate.verdict import Verdict, table
 from fusion.lineage.ancestry import Ancestry, ancestry_of, ancestry_through
 from fusion.lineage.environment import git_state
 from fusion.lineage.family import Records
+from fusion.lineage.records import is_adoption
 from fusion.lineage.reference import LINEAGE_FILE
 from fusion.publish.errors import PublishError
 from fusion.publish.licence import WeightsLicence, weights_licence
@@ -165,11 +166,15 @@ def _checkpoints(settings: Settings, variant: str, package: Ancestry, root: Path
 
 
 def _runs_from_clean_trees(through: dict[str, Ancestry], root: Path) -> None:
-    """A run from a dirty tree counts where its code and parameters are those of the commit all the same."""
+    """A run from a dirty tree counts where its code and parameters are those of the commit all the same.
+
+    An adoption read none of them: its tree is always dirty, because params.yaml has to name it before. That its record
+    is committed is looked at as for all.
+    """
     records = Records(root)
     for record in through["package"].records.values():
         git = record.document["run"].get("git") or {}
-        if git.get("dirty") and records.differences(record):
+        if git.get("dirty") and not is_adoption(record.stage) and records.differences(record):
             raise PublishError(
                 f"{record.stage} ran from a tree that differed from its commit in {', '.join(git['changed'][:3])}, so "
                 f"nobody can find that code: commit, and run `dvc repro --force --single-item {record.stage}`"

@@ -60,6 +60,11 @@ def test_from_an_adopted_checkpoint_to_the_package(project: Project) -> None:
     told = project.run("fusion", "licence", NAME, check=False)
     assert "adopted from elsewhere, whose card declares no licence" in told.stdout
     assert f"adopted:{NAME}/stage1_5:" in told.stdout, "and the hash of what was decided about"
+    width = f"variants.{NAME}.base.llm.config.hidden_size"
+    project.set(width, 64)
+    other = project.run("fusion", "settings", check=False)
+    project.set(width, 32)
+    assert f"variants.{NAME}.base: checkpoints/{NAME}/stage1_5 does not fit" in other.stderr
     project.set(f"variants.{NAME}.adopted", None)
     owners = project.run("fusion", "settings", "--write", check=False)
     project.set(f"variants.{NAME}.adopted", "stage1_5")

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from fusion.data.ingest.record import Reject
 from fusion.data.store.pixels import measure
 from fusion.files import write_json
 from fusion.hashing import file_sha256, json_sha256
+from fusion.lineage.files import sha256_path
 from fusion.lineage.record import record_stage
+from tests.adopted import HUB, adopt
 
 HERE = Path(__file__).parents[2]
 SEED, BATCH, EPOCHS = 7, 4, 2
@@ -114,7 +116,7 @@ class Project:
         (self.root / ".dvc/config").write_text("[core]\n    analytics = false\n[cache]\n    type = copy\n")
         (self.root / ".dvc/.gitignore").write_text("/tmp\n/cache\n")
         ignored = ("raw", "index", "manifests", "validation", "shards")
-        names = [*(f"data/{name}" for name in ignored), "checkpoints", "results", "runs", "scratch", "reports"]
+        names = [*(f"data/{name}" for name in ignored), "checkpoints/*/*/", "results", "runs", "scratch", "reports"]
         (self.root / ".gitignore").write_text("".join(f"/{name}\n" for name in names))
         self.git("init", "-q")
         self.commit()
@@ -133,18 +135,28 @@ class Project:
         self.git("commit", "-q", "--allow-empty", "-m", "more")
         return self.git("rev-parse", "HEAD")
 
-    def run(self) -> None:
-        """Runs all stages and has DVC take their outputs in."""
+    def run(self, stages: Sequence[str] = STAGES) -> None:
+        """Runs all stages, or some, and has DVC take their outputs in."""
         before = Path.cwd()
         os.chdir(self.root)
         try:
-            for stage in STAGES:
+            for stage in stages:
                 with record_stage(stage):
                     _work(stage)
             with Repo(".") as repo:
                 repo.commit(force=True)
         finally:
             os.chdir(before)
+
+    def adopt(self, weights: bytes, origin: Mapping[str, Any] = HUB, variant: str = "tiny") -> None:
+        """Stage 1 of `variant` is a checkpoint made elsewhere, from now on; runs what comes after, and commits."""
+        kept, rest = DVC_YAML.split("  train_stage1:")
+        text = f"{kept}  train_stage2:{rest.split('  train_stage2:')[1]}"
+        (self.root / "dvc.yaml").write_text(text.replace("foreach: [tiny]", f"foreach: [{variant}]"))
+        shutil.rmtree(self.root / f"records/train_stage1-{variant}", ignore_errors=True)
+        adopt(self.root, weights, origin, place=f"{variant}/stage1", started=f"2026-01-01T00:00:00.{len(weights):03}")
+        self.run((f"train_stage2@{variant}", f"evaluate@{variant}"))
+        self.commit()
 
     def copy(self, to: Path) -> "Project":
         """The same elsewhere."""
@@ -226,7 +238,9 @@ def _train(name: str, item: str) -> None:
     }  # fmt: skip
     write_json(summary, Path("results", item, stage, "summary.json"))
     code = Path("fusion/train.py").read_text()
-    write_json([sha, code], Path("checkpoints", item, stage, "model.json"))
+    parent = Path("checkpoints", item, "stage1")
+    began = sha256_path(parent) if stage == "stage2" else None
+    write_json([sha, code, began], Path("checkpoints", item, stage, "model.json"))
 
 
 def _evaluate(_: str, item: str) -> None:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from fusion.cli import app
 from fusion.inquiry.diff import diff_document, tell
+from tests.adopted import FOLDER
 from tests.inquiry.finished import Project
 
 
@@ -68,3 +69,36 @@ def test_code_of_training_is_one_cause_for_both_stages_and_idle_changes_are_put_
     assert {one["run"].partition("@")[0] for one in document["without_effect"]} == {"ingest"}
     done = CliRunner().invoke(app, ["diff", f"evaluate@tiny@{commit}", "evaluate@tiny", "--json"])
     assert done.exit_code == 0 and '"same_weights": false' in done.output
+
+
+def test_another_adopted_checkpoint_is_the_first_cause(project: Project):
+    project.adopt(b"one")
+    commit = project.commit()
+    project.adopt(b"another", FOLDER)
+    document = diff_document(f"evaluate@tiny@{commit}", "evaluate@tiny")
+    (cause,) = document["causes"]
+    assert not document["same_weights"] and cause["run"] == "adopt@MODEL-stage1"
+    assert cause["likelihood"] == 1.0 and cause["why"] == "training began from other weights"
+    assert "origin.repo: org/open -> (not there)" in tell(document)
+
+
+def test_adopted_checkpoints_of_two_variants_are_compared_by_their_role(project: Project):
+    project.adopt(b"one")
+    project.adopt(b"one", variant="other")
+    text = (project.root / "dvc.yaml").read_text()
+    project.write("dvc.yaml", text.replace("foreach: [other]", "foreach: [tiny, other]"))
+    same = diff_document("evaluate@tiny", "evaluate@other")
+    assert same["same_weights"] and not any("adopt" in one["run"] for one in [*same["causes"], *same["without_effect"]])
+    project.adopt(b"two", FOLDER, variant="other")
+    project.write("dvc.yaml", text.replace("foreach: [other]", "foreach: [tiny, other]"))
+    differ = diff_document("evaluate@tiny", "evaluate@other")
+    assert differ["causes"][0]["run"] == "adopt@MODEL-stage1" and differ["causes"][0]["likelihood"] == 1.0
+    assert not any(cause["why"].startswith("only") for cause in differ["causes"])
+
+
+def test_training_here_and_adopting_differ_in_what_training_began_with(project: Project):
+    commit = project.git("rev-parse", "HEAD")
+    project.adopt(b"one")
+    causes = {cause["run"]: cause for cause in diff_document(f"evaluate@tiny@{commit}", "evaluate@tiny")["causes"]}
+    assert causes["adopt@MODEL-stage1"]["why"] == "only B has it"
+    assert causes["adopt@MODEL-stage1"]["likelihood"] == 0.9

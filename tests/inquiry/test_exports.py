@@ -9,6 +9,7 @@ import pytest
 
 from fusion.inquiry.exports import EXPORTS
 from fusion.lineage.reference import find_family
+from tests.adopted import HUB
 from tests.inquiry.finished import Project
 from tests.lineage.published_size import published_families
 
@@ -83,3 +84,44 @@ def test_the_eu_draft_says_that_it_is_one_and_lists_every_source():
     rows = [line for line in text.splitlines() if line.count("|") == 6 and "---" not in line and "source |" not in line]
     assert len(rows) == 79
     assert "MMathCoT" in text and "GPL-3.0 (declared)" in text
+
+
+@pytest.fixture(scope="module")
+def continued(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The finished project with a checkpoint made elsewhere in the place of stage 1."""
+    project = finished.copy(tmp_path_factory.mktemp("continued") / "copy")
+    project.adopt(b"weights")
+    return project
+
+
+def test_the_ml_bom_names_the_adopted_checkpoint_with_its_licences(continued: Project):
+    text = EXPORTS["cyclonedx"](find_family("checkpoints/tiny/stage2", continued.root), continued.root)
+    document = json.loads(text)
+    (adopted,) = (one for one in document["components"] if one["name"] == HUB["repo"])
+    assert adopted["type"] == "machine-learning-model" and adopted["version"] == HUB["revision"]
+    assert [one["license"] for one in adopted["licenses"]] == [
+        {"id": "MIT", "acknowledgement": "declared"},
+        {"name": "Llama 3.1 Community License Agreement", "acknowledgement": "concluded"},
+    ]
+    assert [one["name"] for one in adopted["components"]] == ["model.safetensors"]
+    assert adopted["bom-ref"] in document["dependencies"][0]["dependsOn"]
+    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
+    from cyclonedx.schema import SchemaVersion
+
+    fault = validation.JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    assert fault is None, fault
+
+
+def test_the_eu_draft_asks_for_the_data_of_the_adopted_checkpoint(continued: Project):
+    text = EXPORTS["eu-summary"](find_family("checkpoints/tiny/stage2", continued.root), continued.root)
+    (line,) = (line for line in text.splitlines() if HUB["repo"] in line)
+    assert f"org/open at commit {HUB['revision']}" in line and "trained elsewhere" in line and "mit (declared)" in line
+    assert "**to be filled in**, from its publisher" in line
+    own = EXPORTS["eu-summary"](published_families()[0], Path("/nowhere"))
+    assert "trained elsewhere" not in own
+
+
+def test_the_other_forms_tell_of_the_adoption_as_of_any_run(continued: Project):
+    family = find_family("checkpoints/tiny/stage2", continued.root)
+    for kind in ("slsa", "prov", "openlineage"):
+        assert "adopt@tiny-stage1" in EXPORTS[kind](family, continued.root), kind

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
+import yaml
 from PIL import Image, ImageDraw
 
 from fusion.data.catalog import Catalog
@@ -20,6 +21,7 @@ from fusion.evaluate.records import weights_sha256
 from fusion.hashing import file_sha256
 from fusion.lineage.record import record_stage
 from fusion.settings import Settings, load_settings
+from tests.adopted import adopt
 from tests.publish.small_checkpoint import write_checkpoint
 from tests.publish.stages import dvc_yaml
 
@@ -233,11 +235,11 @@ def write_training(root: Path, settings: Settings, steps: int) -> None:
         (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def write_evaluation(root: Path, questions: int) -> None:
-    """Benchmarks, answers and scores."""
+def write_evaluation(root: Path, questions: int, first: str = "stage1") -> None:
+    """Benchmarks, answers and scores, of the last checkpoint and that of `first`."""
     benchmarks: dict[str, Any] = {}
     answers = []
-    levels = {"tiny stage2": 0.85, "tiny stage1": 0.3, "grey picture": 0.4, "question-only prior": 0.45}
+    levels = {"tiny stage2": 0.85, f"tiny {first}": 0.3, "grey picture": 0.4, "question-only prior": 0.45}
     for name in ("easy-vqa-test", "scenes-test"):
         rng = random.Random(name)
         folder = root / f"data/benchmarks/{name}"
@@ -309,7 +311,7 @@ def write_evaluation(root: Path, questions: int) -> None:
     scores = {
         "variant": "tiny",
         "confidence": 0.95,
-        "checkpoints": {"stage2": weights, "stage1": {}},
+        "checkpoints": {"stage2": weights, first: {}},
         "benchmarks": benchmarks,
     }
     (folder / "scores.json").write_text(json.dumps(scores))
@@ -341,18 +343,29 @@ def write_columns(root: Path, settings: Settings) -> None:
     write_outcomes(settings, "tiny", weights, outcomes, folder / "submissions", folder)
 
 
-def finished_run(root: Path, *, samples: int = 24, questions: int = 40, scale: int = 1) -> tuple[Settings, Catalog]:
-    """Writes the run into `root`, which must be the current folder, with its records; returns settings and catalog."""
+def finished_run(
+    root: Path, *, samples: int = 24, questions: int = 40, scale: int = 1, adopted: bool = False
+) -> tuple[Settings, Catalog]:
+    """Writes the run into `root`, which must be the current folder, with its records; returns settings and catalog.
+
+    `adopted`: stage 1.5 is a checkpoint that was made elsewhere.
+    """
     # Its benchmarks have fewer questions than those of the project.
     params = (HERE / "params.yaml").read_text()
     for chosen in ("{questions: 2000}", "{questions: 1500}"):
         params = params.replace(chosen, "{questions: null}")
+    if adopted:
+        document = yaml.safe_load(params)
+        document["variants"]["tiny"]["adopted"] = "stage1_5"
+        params = yaml.safe_dump(document, sort_keys=False)
     (root / "params.yaml").write_text(params)
     (root / "LICENSE").write_text("the licence of the project\n")
-    (root / "dvc.yaml").write_text(dvc_yaml(["stage2"]))
+    (root / "dvc.yaml").write_text(dvc_yaml(["stage2"], adopted="stage1_5" if adopted else None))
     (root / ".dvc").mkdir()
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n    no_scm = true\n")
     settings = load_settings(root / "params.yaml")
+    if adopted:
+        adopt(root, b"weights")
     write_training(root, settings, steps=300)
     for dataset in SOURCES:
         with record_stage(f"curate@{dataset}", root):
@@ -360,7 +373,7 @@ def finished_run(root: Path, *, samples: int = 24, questions: int = 40, scale: i
     with record_stage("train_stage2@tiny", root):
         write_checkpoint(root / "checkpoints/tiny/stage2")
     with record_stage("evaluate@tiny", root):
-        write_evaluation(root, questions)
+        write_evaluation(root, questions, "stage1_5" if adopted else "stage1")
         write_columns(root, settings)
     return settings, catalog()
 

@@ -8,13 +8,14 @@ import yaml
 DATASETS = {"stage1": "tiny-stage1", "stage1_5": "tiny-stage1_5", "stage2": "tiny-stage2"}
 
 
-def dvc_yaml(trained: Sequence[str], code: Sequence[str] = ()) -> str:
+def dvc_yaml(trained: Sequence[str], code: Sequence[str] = (), adopted: str | None = None) -> str:
     """The text of dvc.yaml.
 
     Args:
         trained: the stages of training that have a run of their own, in order; each reads the data of those before it
             that have none.
         code: files that curation depends on.
+        adopted: the stage whose checkpoint was adopted; what comes up to it is read by nothing.
     """
 
     def stage_of(command: str, deps: list[str], out: str) -> dict[str, Any]:
@@ -28,6 +29,9 @@ def dvc_yaml(trained: Sequence[str], code: Sequence[str] = ()) -> str:
     }  # fmt: skip
     deps: list[str] = []
     for stage, dataset in DATASETS.items():
+        if adopted is not None and stage <= adopted:
+            deps = [f"checkpoints/${{item.variant}}/{stage}"]
+            continue
         deps.append(f"data/manifests/{dataset}")
         if stage in trained:
             checkpoint = f"checkpoints/${{item.variant}}/{stage}"

@@ -3,22 +3,23 @@
 It is the finished run of tests/publish with all training stages, a catalog on disk, and a commit.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fusion.data.catalog import Catalog, load_catalog
-from fusion.lineage.adopted import record_adoption
+from fusion.hashing import json_sha256
 from fusion.lineage.record import record_stage
 from fusion.publish.package import build_package
 from fusion.release.publish import Target, publish_variant
 from fusion.settings import Settings, load_settings
+from tests.adopted import adopt
 from tests.publish.finished_run import SOURCES, write_columns, write_dataset, write_evaluation, write_training
 from tests.publish.small_checkpoint import write_checkpoint
 from tests.publish.stages import dvc_yaml
@@ -33,8 +34,8 @@ class PublishedProject:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def build(self) -> "PublishedProject":
-        """Writes everything and commits it."""
+    def build(self, adopted: bool = False) -> "PublishedProject":
+        """Writes everything and commits it; `adopted`: stage 1.5 is a checkpoint that was made elsewhere."""
         self.root.mkdir(parents=True)
         self.git("init", "-q", "--initial-branch", "main")
         self.git("config", "user.name", "Test")
@@ -44,11 +45,23 @@ class PublishedProject:
         try:
             _write()
             self.commit()
-            _run()
+            if adopted:
+                self._adopt()
+            _run("stage1_5" if adopted else None)
         finally:
             os.chdir(before)
         self.commit()
         return self
+
+    def _adopt(self) -> None:
+        """In the documented order: params.yaml names it, then it is adopted, then both are committed."""
+        self.set("variants.tiny.adopted", "stage1_5")
+        (self.root / "dvc.yaml").write_text(dvc_yaml(["stage2"], ["code.py"], "stage1_5"))
+        record = json.loads((self.root / adopt(self.root, b"weights")).read_text())
+        files = json_sha256(record["params"]["adopt"]["files"])[:12]
+        decided = f"'adopted:tiny/stage1_5:{files}': 'the legal department, 2026-01-07'\n"
+        (self.root / "data/licence-overrides.yaml").write_text(decided)
+        self.commit()
 
     def git(self, *arguments: str) -> str:
         run = subprocess.run(("git", *arguments), cwd=self.root, check=True, capture_output=True, text=True)
@@ -94,29 +107,6 @@ class PublishedProject:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def adopt_stage1(self) -> None:
-        """Makes `tiny` a variant whose stage 1 was adopted, with all that comes after it; nothing is committed."""
-        self.set("variants.tiny.adopted", "stage1")
-        before = Path.cwd()
-        os.chdir(self.root)
-        try:
-            document = yaml.safe_load(Path("dvc.yaml").read_text())
-            del document["stages"]["train_stage1"]
-            Path("dvc.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-            for folder in Path("records").iterdir():
-                if not folder.name.startswith("curate"):
-                    shutil.rmtree(folder)
-            out = {"md5": "0" * 32 + ".dir", "size": 1, "nfiles": 1, "hash": "md5", "path": "stage1"}
-            Path("checkpoints/tiny/stage1.dvc").write_text(yaml.safe_dump({"outs": [out]}))
-            facts = {"adopt": {"name": "tiny/stage1", "origin": {"kind": "folder", "name": "away"}}}
-            run = {"started": "2026-01-01"}
-            record_adoption("adopt@tiny-stage1", "fusion adopt away", facts, "checkpoints/tiny/stage1", run)
-            for folder in ("results/tiny/evaluation", "data/benchmarks"):
-                shutil.rmtree(folder)
-            _train(["stage1_5", "stage2"])
-        finally:
-            os.chdir(before)
-
     def copy(self, root: Path) -> "PublishedProject":
         """The same elsewhere."""
         shutil.copytree(self.root, root, symlinks=True)
@@ -141,28 +131,23 @@ def _write() -> None:
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
     (root / ".dvc/.gitignore").write_text("/tmp\n/cache\n")
     ignored = [f"/data/{name}/" for name in ("shards", "index", "manifests", "benchmarks")]
-    ignored += ["/checkpoints/", "/results/", "/packages/", "/published/", "/runs/", "/scratch/"]
+    ignored += ["/checkpoints/*/*/", "/results/", "/packages/", "/published/", "/runs/", "/scratch/"]
     (root / ".gitignore").write_text("\n".join(ignored) + "\n")
 
 
-def _run() -> None:
+def _run(adopted: str | None) -> None:
     root = Path(".")
-    write_training(root, load_settings(root / "params.yaml"), steps=40)
+    settings, catalog = load_settings(root / "params.yaml"), load_catalog(root / "data/catalog")
+    write_training(root, settings, steps=40)
     for dataset in SOURCES:
         with record_stage(f"curate@{dataset}", root):
             write_dataset(root, dataset, 12, 1)
-    _train(TRAINED)
-
-
-def _train(trained: Iterable[str]) -> None:
-    """These stages of training and all that comes after them."""
-    root = Path(".")
-    settings, catalog = load_settings(root / "params.yaml"), load_catalog(root / "data/catalog")
-    for stage in trained:
+    trained = {stage: seed for stage, seed in TRAINED.items() if adopted is None or stage > adopted}
+    for stage, seed in trained.items():
         with record_stage(f"train_{stage}@tiny", root):
-            write_checkpoint(root / f"checkpoints/tiny/{stage}", TRAINED[stage])
+            write_checkpoint(root / f"checkpoints/tiny/{stage}", seed)
     with record_stage("evaluate@tiny", root):
-        write_evaluation(root, 40)
+        write_evaluation(root, 40, adopted or "stage1")
         write_columns(root, settings)
     with record_stage("package@tiny", root):
         build_package(settings, catalog, "tiny", root)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusion.release.errors import RefusedError
+from tests.adopted import FOLDER, adopt
 from tests.release.published import PublishedProject
 
 
@@ -73,11 +74,6 @@ def record_that_nobody_committed(project: PublishedProject) -> None:
     project.git("commit", "-q", "-m", "without it")
 
 
-def adoption_that_nobody_committed(project: PublishedProject) -> None:
-    project.adopt_stage1()
-    project.commit()  # git ignores checkpoints/ there, so the .dvc file does not come along.
-
-
 def changed_package(project: PublishedProject) -> None:
     path = project.root / "packages/tiny/README.md"
     path.write_text(path.read_text() + "The best of all models.\n")
@@ -114,7 +110,6 @@ CASES: list[tuple[Callable[[PublishedProject], None], tuple[str, ...]]] = [
     (override_that_nobody_committed, ("tree: data/licence-overrides.yaml is not committed as it is", "git add")),
     (missing_record, ("records/train_stage1-tiny/ has no record", "git checkout -- records")),
     (record_that_nobody_committed, ("commit: records/train_stage1-tiny/", "git add dvc.lock records")),
-    (adoption_that_nobody_committed, ("commit: checkpoints/tiny/stage1.dvc is not committed as it is", "git add")),
     (changed_package, ("packages/tiny is not what a record of `package@tiny`", "`dvc repro package@tiny`")),
     (changed_stage_checkpoint, ("checkpoints/tiny/stage1 is not what a record", "dvc checkout")),
     (no_package, ("packages/tiny is not there: run `dvc repro package@tiny`",)),
@@ -171,6 +166,27 @@ def test_a_run_from_a_dirty_tree_counts_only_where_its_code_is_that_of_the_commi
     (project.root / "code.py").write_text("# another\n")
     project.commit()
     with pytest.raises(RefusedError, match=r"curate@tiny-stage1 ran from a tree that differed .* in code\.py"):
+        project.publish()
+
+
+def test_an_adopted_checkpoint_stands_in_no_way_though_its_tree_was_dirty(tmp_path: Path):
+    project = PublishedProject(tmp_path / "project").build(adopted=True)
+    (record,) = (project.root / "records/adopt-tiny-stage1_5").glob("*.json")
+    assert json.loads(record.read_text())["run"]["git"]["dirty"], "as params.yaml was edited before"
+    # Another was tried in between, and git and DVC brought the first one back.
+    adopt(project.root, b"others", FOLDER, started="2026-02-01T00:00:00.000+00:00")
+    project.commit()
+    adopt(project.root, b"weights")
+    project.publish()
+    assert (project.root / "published").is_dir()
+
+
+@pytest.mark.parametrize("what", ["records/adopt-tiny-stage1_5", "checkpoints/tiny/stage1_5.dvc"])
+def test_record_and_hash_of_an_adoption_have_to_be_committed(tmp_path: Path, what: str):
+    project = PublishedProject(tmp_path / "project").build(adopted=True)
+    project.git("rm", "-q", "--cached", "-r", what)
+    project.git("commit", "-q", "-m", "without it")
+    with pytest.raises(RefusedError, match=f"commit: {what}"):
         project.publish()
 
 

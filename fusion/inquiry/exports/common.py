@@ -62,4 +62,6 @@ def spdx(name: str) -> dict[str, str]:
     known = {
         "MIT", "Apache-2.0", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "GPL-3.0-only", "BSD-3-Clause",
     }  # fmt: skip
-    return {"id": name} if name in known else {"name": name}
+    # The Hub writes them in small letters.
+    found = {one.lower(): one for one in known}.get(name.lower())
+    return {"id": found} if found else {"name": name}

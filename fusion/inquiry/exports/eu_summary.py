@@ -12,6 +12,7 @@ from typing import Any
 
 from fusion.inquiry.exports.common import catalog_entries
 from fusion.lineage.family import Family, Member
+from fusion.lineage.outside import adopted_of
 from fusion.lineage.view import group_of, licence_of, licence_text, source_of
 
 TODO = "**to be filled in**"
@@ -62,6 +63,14 @@ def eu_summary(family: Family, root: Path) -> str:
             used = f"{counts['kept']:,}" if counts else "unknown here"
             lines.append(f"| {source} | {kind} | {where} | {used} | {licence_text(licence_of(member))} |")
         lines.append("")
+    for member in family.members.values():
+        adopted = adopted_of(member.record)
+        if adopted is not None:
+            lines += [
+                "### Data of a checkpoint that was trained elsewhere", "",
+                f"- Training began with {adopted.told} (licence: {adopted.licence}). It was trained elsewhere, on data "
+                f"that stands in no table here: {TODO}, from its publisher", "",
+            ]  # fmt: skip
     lines += [
         f"- Data crawled or scraped from the web by the provider: none recorded; {TODO} whether that is all",
         f"- Data of users of the provider's services: none recorded; {TODO} whether that is all",

@@ -1,4 +1,5 @@
-"""A CycloneDX 1.6 ML-BOM: the model with its card, its data sets with their sources, its base models, its packages.
+"""A CycloneDX 1.6 ML-BOM: the model with its card, its data sets with their sources, its base models and
+adopted checkpoints, its packages.
 
 Source: https://cyclonedx.org/docs/1.6/json/. Written as JSON: the Python library drops `modelCard` when it reads one.
 """
@@ -11,6 +12,8 @@ from typing import Any
 
 from fusion.inquiry.exports.common import PRODUCER, catalog_entries, identifier, spdx, subject_files, text_of
 from fusion.lineage.family import Family, Member
+from fusion.lineage.outside import adopted_of
+from fusion.lineage.records import ADOPT
 from fusion.lineage.view import group_of, licence_of, licence_text, source_of
 
 
@@ -18,7 +21,7 @@ def mlbom(family: Family, root: Path) -> str:
     """The bill of materials as JSON."""
     last = family.last
     sets = _data_sets(family)
-    bases = _base_models(family)
+    bases = [*_base_models(family), *_adopted(family)]
     packages = _packages(family)
     files = subject_files(family, root)
     model: dict[str, Any] = {
@@ -127,6 +130,46 @@ def _base_models(family: Family) -> list[dict[str, Any]]:
                                 "version": str(entry.get("revision") or "unknown"),
                             }  # fmt: skip
     return [found[name] for name in sorted(found)]
+
+
+def _adopted(family: Family) -> list[dict[str, Any]]:
+    """A component for each checkpoint that was made elsewhere, as its record tells of it."""
+    found = []
+    for member in family.members.values():
+        adopted = adopted_of(member.record)
+        if adopted is None:
+            continue
+        facts = member.record.document["params"][ADOPT]
+        ((path, sha256),) = member.record.outputs.items()
+        component: dict[str, Any] = {
+            "type": "machine-learning-model",
+            "bom-ref": f"adopted:{path}",
+            "name": adopted.name,
+            "version": adopted.commit or sha256[:16],
+            "description": "A checkpoint that was trained elsewhere; its data are not known here",
+            "hashes": [{"alg": "SHA-256", "content": sha256}],
+            "components": [
+                {
+                    "type": "file", "bom-ref": f"adopted:{path}/{name}", "name": name,
+                    "hashes": [{"alg": "SHA-256", "content": file["sha256"]}],
+                }
+                for name, file in sorted(facts["files"].items())
+            ],
+            "properties": [
+                {"name": "fusion:licence", "value": adopted.licence},
+                {"name": "fusion:origin", "value": json.dumps(facts["origin"], sort_keys=True)},
+                {"name": "fusion:stage", "value": str(facts["stage"])},
+            ],
+        }  # fmt: skip
+        licences = [
+            {"license": {**spdx(name), "acknowledgement": how}}
+            for name, how in ((adopted.declared, "declared"), (adopted.follows, "concluded"))
+            if name
+        ]
+        if licences:
+            component["licenses"] = licences
+        found.append(component)
+    return sorted(found, key=lambda one: str(one["bom-ref"]))
 
 
 def _packages(family: Family) -> list[dict[str, Any]]:
