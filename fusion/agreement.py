@@ -49,7 +49,8 @@ def check_blocks(settings: Settings) -> None:
 def check_adopted(settings: Settings, root: Path = Path()) -> None:
     """Raises `SettingsError` for a variant to be built whose adopted checkpoint is not there or has another base.
 
-    Of the base models nothing but these settings speaks there: no stage builds from them. Apart from the others because `fusion adopt` runs when the variant has its place in the pipeline already.
+    What params.yaml says of the base models no stage reads there. Apart from the others because `fusion adopt` runs
+    when the variant has its place in the pipeline already.
     """
     lines = []
     for name in settings.run.variants:

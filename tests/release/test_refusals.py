@@ -177,6 +177,7 @@ def test_an_adopted_checkpoint_stands_in_no_way_though_its_tree_was_dirty(tmp_pa
     adopt(project.root, b"others", FOLDER, started="2026-02-01T00:00:00.000+00:00")
     project.commit()
     adopt(project.root, b"weights")
+    project.commit()
     project.publish()
     assert (project.root / "published").is_dir()
 
