@@ -4,6 +4,7 @@ Each of them is right by itself already (fusion/settings.py, fusion/data/catalog
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from fusion.model.template import TEMPLATES
 from fusion.settings import Settings, SettingsError, Variant
 from fusion.zoo.entries import ZooError, load_zoo
 from fusion.zoo.rules import check_same_base, checkpoint_identity, variant_identity
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def check_agreement(settings: Settings, catalog: Catalog, root: Path = Path()) -> None:
@@ -100,8 +103,9 @@ def _raise_unpinned(lines: list[str]) -> None:
 
 def _unpinned_bases(name: str, variant: Variant, root: Path) -> Iterator[str]:
     for field, part in (("llm", variant.base.llm), ("tower", variant.base.tower)):
-        if part.name is None or (root / part.name).is_dir() or COMMIT.fullmatch(part.revision or ""):
-            continue
+        hub = part.name is not None and _HUB_ID.fullmatch(part.name) and not (root / part.name).is_dir()
+        if not hub or COMMIT.fullmatch(part.revision or ""):
+            continue  # a folder that is not there is told by who reads it
         given = f"`{part.revision}` can move" if part.revision else "missing"
         yield (
             f"params.yaml: variants.{name}.base.{field}.revision: {given}: which weights of {part.name} training began "

@@ -153,13 +153,13 @@ def test_a_parent_that_is_not_what_was_adopted_is_refused_before_training(
         git("commit", "--quiet", "--message", "as it is")
 
     adopt_checkpoint(settings, str(made), target="mine/stage1", root=project)
-    adopt_parent(settings, recipe, None, None)
+    adopt_parent(settings, recipe, None, None, None, None)
     commit()
     old = (project / file).read_bytes()
     shutil.rmtree(place)
     (checkpoint / "README.md").write_text("# A newer model\n")
     adopt_checkpoint(settings, str(checkpoint), target="mine/stage1", root=project)
-    adopt_parent(settings, recipe, None, None)
+    adopt_parent(settings, recipe, None, None, None, None)
     commit()
 
     # Another clone after `git pull`: the file is the new one, the folder that of before.
@@ -167,23 +167,23 @@ def test_a_parent_that_is_not_what_was_adopted_is_refused_before_training(
     dvc(project, "checkout", "--quiet", "--force", file)
     git("checkout", "--quiet", "--", file)
     with pytest.raises(AdoptError, match=f"`dvc checkout --force {file}`"):
-        adopt_parent(settings, recipe, None, None)
+        adopt_parent(settings, recipe, None, None, None, None)
     dvc(project, "repro", "--quiet", file)
     assert (project / file).read_bytes() == old, "DVC took the folder for a new version, before any stage"
     with pytest.raises(AdoptError, match=f"`git checkout -- {file}`"):
-        adopt_parent(settings, recipe, None, None)
+        adopt_parent(settings, recipe, None, None, None, None)
     git("checkout", "--quiet", "--", file)
     dvc(project, "checkout", "--quiet", "--force", file)
-    adopt_parent(settings, recipe, None, None)
+    adopt_parent(settings, recipe, None, None, None, None)
     shutil.rmtree(place)
     with pytest.raises(AdoptError, match=f"is not there: get it with `dvc checkout {file}`"):
-        adopt_parent(settings, recipe, None, None)
+        adopt_parent(settings, recipe, None, None, None, None)
 
     # Whoever means the older one, commits that.
     (project / file).write_bytes(old)
     dvc(project, "checkout", "--quiet", "--force", file)
     commit()
-    adopt_parent(settings, recipe, None, None)
+    adopt_parent(settings, recipe, None, None, None, None)
 
 
 @pytest.mark.parametrize(
