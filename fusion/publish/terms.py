@@ -18,8 +18,8 @@ import yaml
 from fusion.data.catalog import Catalog, Licence
 from fusion.documents import read_yaml
 from fusion.hashing import json_sha256
-from fusion.lineage.outside import ADOPT, with_adopted
-from fusion.lineage.stages import Stage
+from fusion.lineage.outside import adopted_of, adoption_of
+from fusion.lineage.records import Record
 from fusion.publish.errors import PublishError
 from fusion.settings import Settings
 
@@ -92,7 +92,8 @@ def review(settings: Settings, catalog: Catalog, variant: str, root: Path = Path
         for name, source in catalog.dataset(dataset).sources.items():
             _source(f"{dataset}/{name}", source.licence, facts, state)
     if chosen.adopted:
-        _adopted(f"{variant}/{chosen.adopted}", with_adopted({}, root), state)
+        place = f"{variant}/{chosen.adopted}"
+        _adopted(place, adoption_of(f"checkpoints/{place}", root), state)
     conflicts = tuple(Conflict(one.id, one.what, overrides.get(one.id)) for one in state.conflicts.values())
     return Review(
         variant, chosen.publish_as, state.licences, state.duties, conflicts, state.commercial,
@@ -130,22 +131,18 @@ class _State:
             self.conflict(f"name:{prefix}", what)
 
 
-def _adopted(place: str, adopted: Mapping[str, Stage], state: _State) -> None:
+def _adopted(place: str, record: Record | None, state: _State) -> None:
     """A checkpoint made elsewhere. What somebody decides about it holds for these files: their hash is in the id."""
-    stage = adopted.get(f"{ADOPT}@{place.replace('/', '-')}")
-    facts = stage.params[ADOPT] if stage else {}
-    origin, declared = facts.get("origin", {}), facts.get("licence", {}).get("declared")
-    source = (
-        " at ".join(str(origin[key]) for key in ("name", "repo", "revision") if origin.get(key))
-        or "somewhere unrecorded"
-    )
-    state.licences.setdefault(declared or "unknown", []).append(f"the weights of {place}, adopted from {source}")
+    adopted = adopted_of(record) if record else None
+    told, declared = (adopted.told, adopted.declared) if adopted else ("somewhere unrecorded", None)
+    files = record.outputs if record else {}
+    state.licences.setdefault(declared or "unknown", []).append(f"the weights of {place}, adopted from {told}")
     state.licences.setdefault("unknown", []).append(f"the data of {place}")
     state.commercial = False
     state.conflict(
-        f"adopted:{place}:{json_sha256(facts.get('files', {}))[:12]}",
-        f"{place}: adopted from {source}, whose card declares {declared or 'no licence'}; the licences of the data "
-        "that it was trained on are not known here",
+        f"adopted:{place}:{json_sha256(files)[:12]}",
+        f"{place}: adopted from {told}, whose card declares {declared or 'no licence'}; the licences of the data that "
+        "it was trained on are not known here",
     )
 
 

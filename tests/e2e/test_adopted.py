@@ -58,7 +58,7 @@ def test_from_an_adopted_checkpoint_to_the_package(project: Project) -> None:
     verified = project.run("fusion", "lineage", NAME, "--verify")
     assert f"adopt@{NAME}-stage1_5" in verified.stdout and "0 CHANGED, 0 not here" in verified.stderr
     told = project.run("fusion", "licence", NAME, check=False)
-    assert "adopted from elsewhere, whose card declares no licence" in told.stdout
+    assert "adopted from the folder elsewhere, whose card declares no licence" in told.stdout
     assert f"adopted:{NAME}/stage1_5:" in told.stdout, "and the hash of what was decided about"
     width = f"variants.{NAME}.base.llm.config.hidden_size"
     project.set(width, 64)
